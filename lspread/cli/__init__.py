@@ -1,0 +1,1 @@
+"""Commands: argv and YAML come in, an exit code goes out."""

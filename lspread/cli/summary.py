@@ -1,0 +1,64 @@
+"""The last lines of a run: a table of accuracies, and the files that it wrote."""
+
+import textwrap
+from pathlib import Path
+
+from lspread.report import Results, read_results, summarize
+
+__all__ = ["format_summary", "print_summary"]
+
+_SETS = {"unlabeled": "unlabeled images", "val": "validation images", "test": "test images"}
+_FILES = {
+    "report.html": "open it in a browser",
+    "predictions.csv": "a label and a confidence for every image",
+    "model.safetensors": "the trained weights; model.json says how to load them",
+    "metrics.csv": "losses and accuracies per epoch",
+    "config.yaml": "the settings, ready for another run",
+    "checkpoints/last.ckpt": "to resume, test or predict: lspread test RUN",
+}
+
+
+def print_summary(run_dir: str | Path) -> None:
+    """Print what came out of a finished run."""
+    print(format_summary(run_dir))
+
+
+def format_summary(run_dir: str | Path) -> str:
+    """Accuracy of our methods and of the baselines, the report's first sentence, and the files of the run."""
+    folder = Path(run_dir)
+    results = read_results(folder)
+    summary = summarize(results)
+    lines = ["", *_table(results)]
+    for sentence in (summary.headline, *summary.notes):
+        lines += textwrap.wrap(sentence, 100)
+    lines += ["", f"Files in {folder}:"]
+    files = [(name, text) for name, text in _FILES.items() if (folder / name).exists()]
+    width = max(len(str(folder / name)) for name, _ in files)
+    lines += [f"  {folder / name!s:<{width}}  {text}" for name, text in files]
+    return "\n".join(lines)
+
+
+def _table(results: Results) -> list[str]:
+    rows: list[tuple[str, str, str, str]] = []
+    for score in results.scores:
+        interval = "" if score.interval is None else f"{100 * score.interval[0]:.1f} - {100 * score.interval[1]:.1f}"
+        rows.append(
+            (
+                score.method,
+                f"{_SETS.get(score.on, score.on)} ({score.num_items:,})",
+                f"{100 * score.accuracy:.1f} %",
+                interval,
+            )
+        )
+    for check in results.given_checks:
+        on = f"given labels, hidden in turn ({check.num_items:,})"
+        rows.append((check.method, on, f"{100 * check.accuracy:.1f} %", ""))
+    if not rows:
+        return []
+    head = ("method", "right on", "accuracy", "95 % interval")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
+    lines = [
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip()
+        for a, b, c, d in [head, *rows]
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:], ""]

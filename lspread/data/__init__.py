@@ -1,0 +1,42 @@
+"""Datasets with few labels: splits, data modules, augmentation and embeddings made elsewhere."""
+
+from lspread.data.augmentation import (
+    PerImage,
+    RandomAffine,
+    RandomColor,
+    RandomErase,
+    StrongAugmentation,
+    WeakAugmentation,
+)
+from lspread.data.digits import Digits
+from lspread.data.embeddings import check_embeddings, load_embeddings, save_embeddings
+from lspread.data.evaluation import Evaluator
+from lspread.data.fashion_mnist import FashionMNIST
+from lspread.data.image_folder import ImageFolder
+from lspread.data.images import FolderImages, TensorImages, decode_image
+from lspread.data.module import FewLabelData, Items
+from lspread.data.split import FewLabelSplit
+from lspread.data.tensor_data import TensorData
+
+__all__ = [
+    "Digits",
+    "Evaluator",
+    "FashionMNIST",
+    "FewLabelData",
+    "FewLabelSplit",
+    "FolderImages",
+    "ImageFolder",
+    "Items",
+    "PerImage",
+    "RandomAffine",
+    "RandomColor",
+    "RandomErase",
+    "StrongAugmentation",
+    "TensorData",
+    "TensorImages",
+    "WeakAugmentation",
+    "check_embeddings",
+    "decode_image",
+    "load_embeddings",
+    "save_embeddings",
+]

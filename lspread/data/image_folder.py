@@ -1,0 +1,245 @@
+"""A folder of images, with labels in a CSV file or one subfolder per class."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lspread.data.images import FolderImages, Images
+from lspread.data.labels_csv import LabelTable, class_names_of, read_labels_csv
+from lspread.data.module import FewLabelData, Items
+from lspread.errors import ConfigError, DataError
+from lspread.typing import UNLABELED
+
+__all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_images"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+_PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_SHOWN = 8
+
+
+class ImageFolder(FewLabelData):
+    """All images below a folder; a few of them have a label.
+
+    Labels come from `labels_csv` (columns `file` and `label`; paths relative to `root`; files that it does not list,
+    or lists with an empty label, are unlabeled). Where there is no such file, each subfolder of `root` is a class,
+    images directly in `root` are unlabeled, and an option says how many labels to draw. The same options work with
+    a CSV file: the labels that are not drawn are hidden from the method and used by the evaluator.
+
+    Args:
+        root: The folder; nested folders are searched, hidden files are not.
+        labels_csv: Label file, relative to `root`; null for one subfolder per class.
+        val_csv: Label file of validation images, relative to `root`.
+        test_csv: Label file of test images, relative to `root`.
+        class_names: Class names in order; null takes the sorted names of `labels_csv` or of the subfolders.
+        image_size: Height and width; the shorter side is resized to it, then the center is cropped.
+        in_channels: 3 for color, 1 for grey.
+        cache_gib: Keep decoded images in memory up to this size; above it, decode them again each time.
+        progress: Show a progress bar on a terminal while images are read.
+        num_labels_per_class: Labels to draw from each class.
+        fraction: Share of each class to draw as labels.
+        labeled_indices: Rows to use as labels, in the order of the sorted paths.
+        seed: Seed of the draw.
+        val_fraction: Share of the items with a known class to keep for validation; they must not be training labels.
+        batch_size: Images of the pool per training step.
+        labeled_batch_size: Labeled images per training step.
+        eval_batch_size: Images per step without gradient.
+        num_workers: Loader processes.
+
+    Raises:
+        DataError: The folder or a label file cannot be used: no labels at all, one class only, an unknown column, ...
+        ConfigError: Subfolders as classes and no option that draws labels, or an option outside its range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        labels_csv: str | None = "labels.csv",
+        val_csv: str | None = None,
+        *,
+        test_csv: str | None = None,
+        class_names: Sequence[str] | None = None,
+        image_size: int = 64,
+        in_channels: int = 3,
+        cache_gib: float = 4.0,
+        progress: bool = True,
+        num_labels_per_class: int | None = None,
+        fraction: float | None = None,
+        labeled_indices: Sequence[int] | None = None,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        batch_size: int = 256,
+        labeled_batch_size: int = 64,
+        eval_batch_size: int = 1024,
+        num_workers: int = 0,
+    ) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"There is no folder {root}. Give the folder that holds the images as root.")
+        if image_size < 1:
+            raise ConfigError(f"image_size must be at least 1 pixel, but is {image_size}.")
+        if in_channels not in (1, 3):
+            raise ConfigError(f"in_channels must be 1 (grey) or 3 (color), but is {in_channels}.")
+        is_drawn = num_labels_per_class is not None or fraction is not None or labeled_indices is not None
+        self._table = self._read_table(labels_csv)
+        self._held_out = {
+            part: read_labels_csv(self.root / name, self.root)
+            for part, name in (("val", val_csv), ("test", test_csv))
+            if name is not None
+        }
+        if class_names is not None:
+            names = list(class_names)
+            if len(set(names)) != len(names):
+                raise ConfigError(f"class_names must differ from each other, but are {', '.join(names)}.")
+        found = class_names_of(self._table) if self._table else self._subfolder_classes(labels_csv, is_drawn)
+        if class_names is None:
+            names = found
+        super().__init__(
+            self.root.resolve().name,
+            names,
+            in_channels,
+            num_labels_per_class=num_labels_per_class,
+            fraction=fraction,
+            labeled_indices=labeled_indices,
+            seed=seed,
+            val_fraction=val_fraction,
+            batch_size=batch_size,
+            labeled_batch_size=labeled_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+        )
+        for table in (self._table, *self._held_out.values()):
+            if table is not None:
+                table.encode(names)  # a label outside the classes is an error before anything is read
+        self.image_size = image_size
+        self.cache_gib = cache_gib
+        self.progress = progress
+
+    def load_items(self) -> Items:
+        """Find and read all images and choose the labels.
+
+        Raises:
+            DataError: No images, unreadable images, or a label file that does not fit the folder.
+        """
+        names = find_images(self.root)
+        if not names:
+            raise DataError(
+                f"There are no images under {self.root}. Files that end in {', '.join(IMAGE_SUFFIXES)} are read."
+            )
+        label = self._known_labels(names)
+        parts: dict[str, Tensor] = {}
+        held_out_label = label.clone()
+        for part, table in self._held_out.items():
+            rows, part_label = table.match(names, self.root, self.class_names)
+            _check_held_out(table, part, rows, part_label, label if self._table is not None else None)
+            parts[part] = rows
+            held_out_label[rows] = part_label
+        split = self.draw_split(label, val=parts.get("val"), test=parts.get("test"))
+        if self.val_fraction:
+            split = split.hold_out(self.val_fraction, label, seed=self.seed)
+        return Items(self._read_images(names), names, held_out_label, split)
+
+    def _read_images(self, names: list[str]) -> Images:
+        files = FolderImages([self.root / name for name in names], self.image_size, self.in_channels)
+        num_bytes = len(names) * self.in_channels * self.image_size**2
+        if num_bytes <= self.cache_gib * 2**30:
+            return files.load(progress=self.progress)
+        files.check(progress=self.progress)
+        return files
+
+    def _read_table(self, labels_csv: str | None) -> LabelTable | None:
+        if labels_csv is None:
+            return None
+        path = self.root / labels_csv
+        # Only the default name may be missing: a folder with one subfolder per class has no CSV file.
+        if not path.exists() and labels_csv == "labels.csv" and next(_class_folders(self.root), None) is not None:
+            return None
+        return read_labels_csv(path, self.root)
+
+    def _subfolder_classes(self, labels_csv: str | None, is_drawn: bool) -> list[str]:
+        names = sorted(_class_folders(self.root))
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        if not names:
+            raise DataError(
+                f"No labels at all: {self.root} has no subfolder with images, so that there are no classes. "
+                "Make one subfolder per class, or write a labels.csv with the columns file,label."
+            )
+        if {name.lower() for name in names} <= _PART_NAMES:
+            raise DataError(
+                f"The subfolders of {self.root} ({shown}) look like parts of a dataset, not like classes. "
+                f"Set root to one of them, such as {self.root / names[0]}, or write a labels.csv."
+            )
+        if len(names) == 1:
+            raise DataError(
+                f"One class only: {self.root} has the single subfolder '{names[0]}' with images. "
+                "Make one subfolder per class, or write a labels.csv with the columns file,label."
+            )
+        if not is_drawn:
+            no_csv = "" if labels_csv is None else f"There is no {self.root / labels_csv}. "
+            raise ConfigError(
+                f"{no_csv}Taking the {len(names)} subfolders of {self.root} as classes ({shown}) needs to know how "
+                "many labels to use: set num_labels_per_class (10, say), or fraction (1.0 uses all)."
+            )
+        return names
+
+    def _known_labels(self, names: list[str]) -> Tensor:
+        """Return (n,) int64: every label that the CSV file or the subfolders state."""
+        label = torch.full((len(names),), UNLABELED, dtype=torch.int64)
+        if self._table is not None:
+            rows, table_label = self._table.match(names, self.root, self.class_names)
+            label[rows] = table_label
+            return label
+        class_of = {name: c for c, name in enumerate(self.class_names)}
+        for row, name in enumerate(names):
+            folder, inside, _ = name.partition("/")
+            if inside:
+                if folder not in class_of:
+                    raise DataError(
+                        f"{self.root / name}: the subfolder '{folder}' is outside the classes "
+                        f"{', '.join(self.class_names)}. Rename it, remove it, or add it to class_names."
+                    )
+                label[row] = class_of[folder]
+        return label
+
+
+def find_images(root: Path) -> list[str]:
+    """Return the paths of all images below `root`, relative to it, with forward slashes, sorted.
+
+    Files and folders whose name starts with a dot are left out; linked folders are followed once.
+    """
+    return sorted(_walk(root))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    seen = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _class_folders(root: Path) -> Iterator[str]:
+    for entry in os.scandir(root):
+        if entry.is_dir() and not entry.name.startswith(".") and next(_walk(Path(entry.path)), None) is not None:
+            yield entry.name
+
+
+def _check_held_out(table: LabelTable, part: str, rows: Tensor, part_label: Tensor, given: Tensor | None) -> None:
+    for i, line in enumerate(table.line):
+        if part_label[i] == UNLABELED:
+            raise DataError(f"{table.path}, line {line}: a {part} image needs a label, but {table.file[i]} has none.")
+        if given is not None and given[rows[i]] != UNLABELED:
+            raise DataError(
+                f"{table.path}, line {line}: {table.file[i]} also has a label for training. "
+                "Remove it from one of the two."
+            )
+    if not table.line:
+        raise DataError(f"{table.path} has no rows. Add {part} images, or leave this file out.")

@@ -1,0 +1,42 @@
+"""Neighbour graphs: who is near whom, how strongly, and doors to other libraries' graphs."""
+
+from typing import TYPE_CHECKING, Any
+
+from lspread.graph.construction import build_graph
+from lspread.graph.graph import Graph
+from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uniform
+from lspread.graph.neighbors import NO_NEIGHBOR, Neighbors, find_neighbors
+from lspread.graph.normalization import degree, normalize_graph
+from lspread.graph.product import EdgeLayout, edge_dot, edge_matmul
+from lspread.graph.whitening import whiten
+
+if TYPE_CHECKING:
+    from lspread.graph.pyg import KnnGraph
+
+__all__ = [
+    "NO_NEIGHBOR",
+    "CosinePower",
+    "EdgeLayout",
+    "Gaussian",
+    "Graph",
+    "Kernel",
+    "KnnGraph",
+    "Neighbors",
+    "SelfTuning",
+    "Uniform",
+    "build_graph",
+    "degree",
+    "edge_dot",
+    "edge_matmul",
+    "find_neighbors",
+    "normalize_graph",
+    "whiten",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "KnnGraph":  # loads PyG
+        from lspread.graph.pyg import KnnGraph
+
+        return KnnGraph
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

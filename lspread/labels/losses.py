@@ -1,0 +1,96 @@
+"""Losses that pseudo-labels, spread scores and two views of one image feed back into a backbone."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from lspread.errors import GraphError
+from lspread.labels.pseudo import PseudoLabels
+
+__all__ = ["contrastive_loss", "pseudo_label_loss", "spread_score_loss"]
+
+
+def pseudo_label_loss(
+    logits: Tensor, pseudo: PseudoLabels, index: Tensor, *, reduction: Literal["mean", "weighted_mean"] = "mean"
+) -> Tensor:
+    """Return cross entropy to pseudo-labels, weighted by certainty and class size, averaged over the mini-batch.
+
+    Args:
+        logits: `(m, c)`, any floating dtype.
+        pseudo: Pseudo-labels of all n items.
+        index: Which items the rows are `(m,)` int64.
+        reduction: "mean" divides by m, as in the paper, so the loss is small while little is certain; "weighted_mean"
+            divides by the sum of the weights, so its size does not depend on how certain the graph is.
+
+    Returns:
+        Scalar float32 (float64 for float64 logits): mean over rows of weight_i class_weight[label_i] CE_i.
+        Differentiable in `logits`; items of weight 0 add nothing.
+
+    Raises:
+        GraphError: Shapes do not fit.
+
+    References:
+        Iscen et al., "Label Propagation for Deep Semi-supervised Learning", CVPR 2019, equation 10.
+    """
+    if logits.ndim != 2 or index.shape != logits.shape[:1]:
+        raise GraphError(
+            f"pseudo_label_loss needs logits (m, c) and one item number per row, index (m,); got {tuple(logits.shape)} "
+            f"and {tuple(index.shape)}."
+        )
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    label = pseudo.label[index]
+    weight = pseudo.weight[index] * pseudo.class_weight[label]
+    loss = weight * cross_entropy(logits, label, reduction="none")
+    if reduction == "mean":
+        return loss.mean()
+    return loss.sum() / weight.sum().clamp(min=torch.finfo(loss.dtype).tiny)
+
+
+def spread_score_loss(scores: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the negative log of the share of each node's spread scores that its label got, weighted mean.
+
+    Args:
+        scores: F `(m, c)` of nodes whose own label was hidden while spreading.
+        label: Their classes `(m,)` int64.
+        weight: `(m,)` >= 0; ones if left out.
+
+    Returns:
+        Scalar, differentiable in `scores` and so in whatever built the graph. Nodes to which no score of their class
+        came count as 0: there is no slope to follow. 0 when no weight is left.
+    """
+    mass = scores.clamp(min=0)
+    right = mass.gather(1, label[:, None]).squeeze(1)
+    is_counted = right > 0
+    share = torch.where(is_counted, right, 1) / torch.where(is_counted, mass.sum(1), 1)
+    weight = is_counted.to(scores.dtype) * (1 if weight is None else weight)
+    return -(weight * share.log()).sum() / weight.sum().clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float = 0.5) -> Tensor:
+    """Return NT-Xent: each view must find the other view of its image among all 2 m - 1 others.
+
+    Args:
+        first: Projections of one view `(m, d)`, m >= 2.
+        second: Projections of the other view, row for row.
+        temperature: Cosines are divided by it; smaller looks harder at the nearest ones.
+
+    Returns:
+        Scalar float32 or float64; gradient to both.
+
+    References:
+        Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, equation 1.
+    """
+    if first.ndim != 2 or first.shape != second.shape or len(first) < 2:
+        raise GraphError(
+            f"contrastive_loss needs two views (m, d) of at least 2 images; got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}."
+        )
+    num_images = len(first)
+    both = torch.cat([first, second])
+    both = normalize(both if both.dtype == torch.float64 else both.float(), dim=1)
+    similarity = both @ both.T / temperature
+    number = torch.arange(2 * num_images, device=both.device)
+    similarity = similarity.masked_fill(number[:, None] == number, -torch.inf)
+    return cross_entropy(similarity, (number + num_images) % (2 * num_images))

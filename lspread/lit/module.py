@@ -1,0 +1,372 @@
+"""The few-label classifier: one module, both training paths, every piece switched by its weight."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
+from lspread.errors import ConfigError
+from lspread.labels import (
+    PseudoLabels,
+    certainty,
+    contrastive_loss,
+    label_matrix,
+    normalize_scores,
+    pseudo_label_loss,
+    spread_score_loss,
+)
+from lspread.nn import LabelSpreading
+from lspread.typing import UNLABELED
+
+__all__ = ["Batch", "FewLabelClassifier", "ImageBatch"]
+
+RAMP_SHARE = 0.05
+"""Share of each stage's steps in which the learning rate climbs."""
+
+
+class ImageBatch(TypedDict):
+    """Images `(m, ch, h, w)` uint8 or float in [0, 1], and which items they are `(m,)` int64."""
+
+    image: Tensor
+    index: Tensor
+
+
+class Batch(TypedDict):
+    """One training step's images: some that carry given labels, and some of the whole pool."""
+
+    labeled: ImageBatch
+    pool: ImageBatch
+
+
+class FewLabelClassifier(LightningModule):
+    """A backbone and a linear head, trained from few labels and a graph over all images.
+
+    Training has two stages. In the first `warmup_epochs`, the backbone learns without labels to recognize two views of
+    one image (contrastive). From then on the loss is the sum of the pieces below whose weight is above zero. Only
+    given labels are read; what the other images are is known to the evaluator alone.
+
+    Supervised training on the labels alone is this module with `warmup_epochs=0, pseudo_weight=0, spread_weight=0,
+    contrastive_weight=0`.
+
+    Args:
+        backbone: Images `(m, ch, h, w)` to embeddings `(m, d)`, with the attribute `num_features` = d.
+        num_classes: Number of classes c.
+        weak: Augmentation of labelled images, on float images in [0, 1].
+        strong: Augmentation of pool images and of both contrastive views.
+        warmup_epochs: Epochs of the contrastive stage.
+        temperature: Of the contrastive loss.
+        projection_features: Width of the contrastive projection.
+        supervised_weight: Weight of cross entropy on given labels.
+        pseudo_weight: Weight of cross entropy to pseudo-labels over all images (the epoch path; needs the callback
+            `RefreshPseudoLabels`).
+        ramp_epochs: Epochs over which `pseudo_weight` grows from zero after the warm-up.
+        contrastive_weight: Weight of the contrastive loss after the warm-up; costs a second view.
+        spread_weight: Weight of the in-batch path: half of the batch's labels are hidden and predicted through the
+            batch's own graph, with gradient to the embeddings.
+        consistency_weight: Weight of cross entropy of the classifier to the in-batch graph's answer for hidden rows.
+        spread_k: Neighbours of the in-batch graph.
+        spread_alpha: Alpha of the in-batch graph, where learning starts if `learn_spread`.
+        learn_spread: Learn alpha and bandwidth of the in-batch graph.
+        lr: Largest learning rate of AdamW in the second stage; in both stages it climbs for 5 % of the steps and falls
+            as a half cosine.
+        warmup_lr: The same for the contrastive stage; None takes `lr`.
+        weight_decay: Of AdamW, on all weights with two or more dimensions.
+
+    Raises:
+        ConfigError: A weight or size is out of range, or the backbone has no `num_features`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        weak: nn.Module | None = None,
+        strong: nn.Module | None = None,
+        warmup_epochs: int = 0,
+        temperature: float = 0.5,
+        projection_features: int = 64,
+        supervised_weight: float = 1.0,
+        pseudo_weight: float = 1.0,
+        ramp_epochs: int = 0,
+        contrastive_weight: float = 0.0,
+        spread_weight: float = 0.0,
+        consistency_weight: float = 0.0,
+        spread_k: int = 10,
+        spread_alpha: float = 0.9,
+        learn_spread: bool = False,
+        lr: float = 3e-3,
+        warmup_lr: float | None = None,
+        weight_decay: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "supervised_weight": supervised_weight,
+            "pseudo_weight": pseudo_weight,
+            "contrastive_weight": contrastive_weight,
+            "spread_weight": spread_weight,
+            "consistency_weight": consistency_weight,
+            "warmup_epochs": warmup_epochs,
+            "ramp_epochs": ramp_epochs,
+            "weight_decay": weight_decay,
+        }
+        for name, value in weights.items():
+            if not value >= 0:
+                raise ConfigError(f"{name} must be 0 or more; got {value}.")
+        if not lr > 0 or not temperature > 0:
+            raise ConfigError(f"lr and temperature must be greater than 0; got lr={lr}, temperature={temperature}.")
+        if num_classes < 2:
+            raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
+        if not isinstance(getattr(backbone, "num_features", None), int):
+            raise ConfigError(
+                f"backbone must say how wide its embeddings are in an attribute num_features; {type(backbone).__name__} "
+                "does not. Use lspread.nn.create_backbone, or set backbone.num_features = d."
+            )
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.weak = WeakAugmentation() if weak is None else weak
+        self.strong = StrongAugmentation() if strong is None else strong
+        self.warmup_epochs, self.temperature = warmup_epochs, temperature
+        self.supervised_weight, self.pseudo_weight, self.ramp_epochs = supervised_weight, pseudo_weight, ramp_epochs
+        self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
+        self.consistency_weight = consistency_weight
+        self.lr, self.warmup_lr, self.weight_decay = lr, lr if warmup_lr is None else warmup_lr, weight_decay
+
+        width = int(backbone.num_features)  # type: ignore[arg-type]
+        self.head = nn.Linear(width, num_classes)
+        if warmup_epochs or contrastive_weight:
+            self.projection: nn.Module | None = nn.Sequential(
+                nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, projection_features)
+            )
+        else:
+            self.projection = None
+        if spread_weight or consistency_weight:
+            self.spread: LabelSpreading | None = LabelSpreading(
+                num_classes,
+                k=spread_k,
+                alpha=spread_alpha,
+                learn_alpha=learn_spread,
+                learn_bandwidth=learn_spread,
+                metric="cosine",
+                on_failure="warn",
+            )
+        else:
+            self.spread = None
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=UNLABELED)
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=UNLABELED)
+        # What comes from the data is no buffer: weight averaging copies the module before it sees the data, and would
+        # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
+        self._moments: Tensor | None = None
+        self.pseudo: PseudoLabels | None = None
+        self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def data(self) -> FewLabelData:
+        """The data module that the trainer was given."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, FewLabelData):
+            raise ConfigError(
+                f"FewLabelClassifier trains on a lspread.data.FewLabelData; got {type(data).__name__}. "
+                "Pass datamodule=Digits(...), FashionMNIST(...), ImageFolder(...) or your own subclass."
+            )
+        return data
+
+    @property
+    def is_warming_up(self) -> bool:
+        """True during the contrastive stage of training."""
+        return self.trainer.training and self.current_epoch < self.warmup_epochs
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Return float images `(m, ch, h, w)`, zero mean and unit deviation per channel, from uint8 or [0, 1]."""
+        if self._moments is None:
+            raise ConfigError(
+                "the model does not know the mean and deviation of its images yet; train it, load a checkpoint, or call "
+                "set_moments(mean, std)."
+            )
+        if self._moments.device != image.device:
+            self._moments = self._moments.to(image.device)
+        mean, std = self._moments[:, :, None, None]
+        return ((_to_float(image) - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def set_moments(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and standard deviation of each channel, in [0, 1] units; training takes them from the data."""
+        self._moments = torch.tensor([list(mean), list(std)])
+
+    @property
+    def moments(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of each channel, in [0, 1] units; None before they are known."""
+        return None if self._moments is None else (self._moments[0].tolist(), self._moments[1].tolist())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `(m, c)` of images `(m, ch, h, w)`, uint8 or float in [0, 1]."""
+        logits: Tensor = self.head(self.backbone(self.normalize(image)))
+        return logits
+
+    def setup(self, stage: str) -> None:
+        """Take what the data knows: given labels, and the mean and deviation of its pixels."""
+        data = self.data
+        if data.num_classes != self.num_classes:
+            raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
+        self.given_label = data.given_label
+        if self._moments is None:
+            self.set_moments(data.mean, data.std)
+        if self.pseudo is not None and len(self.pseudo.label) != len(data.given_label):
+            self.pseudo = None
+        self.to(memory_format=torch.channels_last)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the moments of the images with the weights that were trained on them."""
+        checkpoint["image_moments"] = self.moments
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the moments of the images."""
+        if checkpoint.get("image_moments") is not None:
+            self.set_moments(*checkpoint["image_moments"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""
+        if self.is_warming_up:
+            losses = {"contrastive": self._contrastive(batch["pool"]["image"])}
+            total = losses["contrastive"]
+        else:
+            losses = self._labeled_losses(batch)
+            total = torch.stack([self._weight(name) * loss for name, loss in losses.items()]).sum()
+        size = len(batch["pool"]["index"])
+        self.log_dict({f"{name}_loss": loss.detach() for name, loss in losses.items()}, **_PER_EPOCH, batch_size=size)
+        self.log("train_loss", total.detach(), prog_bar=True, **_PER_EPOCH, batch_size=size)
+        return total
+
+    def _weight(self, name: str) -> float:
+        weight: float = getattr(self, f"{name}_weight")
+        if name == "pseudo" and self.ramp_epochs:
+            weight *= min(1.0, (self.current_epoch - self.warmup_epochs + 1) / (self.ramp_epochs + 1))
+        return weight
+
+    def _contrastive(self, image: Tensor) -> Tensor:
+        image = _to_float(image)
+        views = torch.cat([self.strong(image), self.strong(image)])
+        first, second = self._project(self.backbone(self.normalize(views))).chunk(2)
+        return contrastive_loss(first, second, temperature=self.temperature)
+
+    def _project(self, z: Tensor) -> Tensor:
+        assert self.projection is not None
+        projected: Tensor = self.projection(z)
+        return projected
+
+    def _labeled_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each piece of the second stage's loss; all views share one pass through the backbone."""
+        labeled, pool = batch["labeled"], batch["pool"]
+        uses_pool = bool(self.pseudo_weight or self.spread_weight or self.consistency_weight or self.contrastive_weight)
+        views = [self.weak(_to_float(labeled["image"]))]
+        if uses_pool:
+            views.append(self.strong(_to_float(pool["image"])))
+        if self.contrastive_weight:
+            views.append(self.strong(_to_float(pool["image"])))
+        z = self.backbone(self.normalize(torch.cat(views)))
+        z_labeled, *z_pool = z.split([len(view) for view in views])
+        logits = self.head(z)
+        logits_labeled, *logits_pool = logits.split([len(view) for view in views])
+        given = self._given(labeled["index"])
+        losses = {"supervised": cross_entropy(logits_labeled.float(), given)}
+        if self.pseudo_weight:
+            losses["pseudo"] = pseudo_label_loss(
+                logits_pool[0], self._pseudo(), pool["index"], reduction="weighted_mean"
+            )
+        if self.contrastive_weight:
+            first, second = self._project(torch.cat(z_pool)).chunk(2)
+            losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
+        if self.spread is not None:
+            z_both, logits_both = torch.cat([z_labeled, z_pool[0]]), torch.cat([logits_labeled, logits_pool[0]])
+            losses |= self._in_batch_losses(z_both, logits_both, torch.cat([labeled["index"], pool["index"]]))
+        return losses
+
+    def _in_batch_losses(self, z: Tensor, logits: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Hide half of the batch's labels, spread the others over the batch's graph, and ask for the hidden ones."""
+        assert self.spread is not None
+        if self.pseudo is None:
+            label = self._given(index)
+            trust = (label != UNLABELED).to(z.dtype)
+        else:
+            label, trust = self.pseudo.label[index], self.pseudo.weight[index]
+        # Drawn per item, not per row: another copy of the same image must not give the answer away.
+        is_hidden = (torch.rand(len(self.given_label), device=z.device) < 0.5)[index]
+        targets = label_matrix(label, self.num_classes) * (trust * ~is_hidden)[:, None]
+        scores = self.spread(z, targets)
+        losses = {}
+        if self.spread_weight:
+            losses["spread"] = spread_score_loss(scores, label.clamp(min=0), trust * is_hidden)
+        if self.consistency_weight:
+            probability, is_reached = normalize_scores(scores.detach())
+            weight = certainty(probability) * is_reached * is_hidden
+            losses["consistency"] = (weight * cross_entropy(logits.float(), probability, reduction="none")).mean()
+        return losses
+
+    def _given(self, index: Tensor) -> Tensor:
+        if self.given_label.device != index.device:
+            self.given_label = self.given_label.to(index.device)
+        return self.given_label[index]
+
+    def _pseudo(self) -> PseudoLabels:
+        if self.pseudo is None:
+            raise ConfigError(
+                "pseudo_weight > 0 needs pseudo-labels; add the callback lspread.lit.RefreshPseudoLabels, "
+                "or train with pseudo_weight=0."
+            )
+        return self.pseudo
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Count right answers on validation images; the head says nothing before it was trained."""
+        if self.trainer.state.fn == "fit" and self.current_epoch < self.warmup_epochs:
+            return
+        self.val_accuracy(self(batch["image"]), self.data.evaluator.label(batch["index"]))
+        self.log("val_accuracy", self.val_accuracy, prog_bar=True, **_PER_EPOCH)
+
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Count right answers on test images."""
+        self.test_accuracy(self(batch["image"]), self.data.evaluator.label(batch["index"]))
+        self.log("test_accuracy", self.test_accuracy, **_PER_EPOCH)
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return which items these are `(m,)` and their class probabilities `(m, c)`."""
+        return {"index": batch["index"], "probability": self(batch["image"]).float().softmax(1)}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; in each stage the learning rate climbs briefly and falls as a half cosine."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        num_epochs = max(1, self.trainer.max_epochs or 1)
+        num_warmup = min(num_steps, round(num_steps * self.warmup_epochs / num_epochs))
+
+        def factor(step: int) -> float:
+            if step < num_warmup:
+                return self.warmup_lr / self.lr * _climb_and_fall(step, num_warmup)
+            return _climb_and_fall(step - num_warmup, num_steps - num_warmup)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+_PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}
+
+
+def _to_float(image: Tensor) -> Tensor:
+    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+
+
+def _climb_and_fall(step: int, num_steps: int) -> float:
+    num_climb = max(1, round(RAMP_SHARE * num_steps))
+    if step < num_climb:
+        return (step + 1) / num_climb
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - num_climb) / max(1, num_steps - num_climb))))

@@ -1,0 +1,230 @@
+"""The epoch path: every few epochs, from all images to fresh pseudo-labels."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+
+from lspread.data import FewLabelData
+from lspread.errors import ConfigError
+from lspread.graph import Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph, whiten
+from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, spread_labels
+from lspread.lit.module import FewLabelClassifier
+from lspread.nn import embed
+from lspread.solve import ConjugateGradient, Solver
+from lspread.typing import Metric, Symmetrize
+
+__all__ = ["RefreshPseudoLabels", "Spread", "averaged_backbone"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """What one refresh found; graph rows are pool items in ascending order.
+
+    Attributes:
+        embedding: `(p, d)` of the p pool items.
+        scores: `(p, c)` spread scores.
+        pseudo: Pseudo-labels of all n items; items outside the pool have weight 0 and are not reached.
+        facts: Numbers and words about the graph and the solve: k, metric, kernel, alpha, num_edges, num_unreached,
+            solver, num_steps, status, error_bound.
+        seconds: Time of each stage: embed, neighbors, graph, spread.
+    """
+
+    embedding: Tensor
+    scores: Tensor
+    pseudo: PseudoLabels
+    facts: dict[str, Any]
+    seconds: dict[str, float]
+
+
+class RefreshPseudoLabels(Callback):
+    """Embeds all pool images, builds their graph, spreads the given labels and hands the module its pseudo-labels.
+
+    Runs when an epoch starts, first after the module's warm-up. It uses the averaged weights where a weight-averaging
+    callback keeps some, the evaluation transform, and the last scores as a first guess. Logs the time of each stage,
+    solver steps, whether the solve converged, unreached items, the mean weight and, where the evaluator knows the
+    truth, the accuracy of pseudo-labels (for people to look at; nothing depends on it).
+
+    Args:
+        k: Neighbours per image.
+        alpha: How much an image listens to its neighbours, in [0, 1).
+        metric: "cosine" or "euclidean", between embeddings.
+        whiten: Whiten embeddings before neighbours are searched.
+        kernel: Edge kernel.
+        symmetrize: "mean", "max" or "mutual".
+        balance: Let classes with more labels send out no more in total.
+        prior: Class frequencies that pseudo-labels should match: "none", "uniform", "labeled", or a list of one
+            number per class.
+        every_n_epochs: Epochs between refreshes.
+        solver: How to solve.
+    """
+
+    def __init__(
+        self,
+        k: int = 15,
+        alpha: float = 0.99,
+        *,
+        metric: Metric = "cosine",
+        whiten: bool = True,
+        kernel: Kernel | None = None,
+        symmetrize: Symmetrize = "mean",
+        balance: bool = True,
+        prior: str | list[float] = "none",
+        every_n_epochs: int = 1,
+        solver: Solver | None = None,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ConfigError(f"every_n_epochs must be at least 1; got {every_n_epochs}.")
+        if isinstance(prior, str) and prior not in ("none", "uniform", "labeled"):
+            raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
+        self.k, self.alpha, self.whiten, self.balance = k, alpha, whiten, balance
+        self.metric: Metric = metric
+        self.kernel: Kernel = SelfTuning() if kernel is None else kernel
+        self.symmetrize: Symmetrize = symmetrize
+        self.prior: ClassPrior = torch.tensor(prior) if isinstance(prior, list) else prior  # type: ignore[assignment]
+        self.every_n_epochs = every_n_epochs
+        self.solver: Solver = ConjugateGradient() if solver is None else solver
+        self.last: Spread | None = None
+        self._saved: dict[str, Tensor] | None = None
+
+    def spread(self, z: Tensor, data: FewLabelData, *, label: Tensor | None = None, initial: Tensor | None = None) -> Spread:
+        """Build the graph of pool embeddings, spread the labels, and return all that came of it.
+
+        Args:
+            z: Embeddings of the pool's items in ascending order `(p, d)`.
+            data: Whose split and given labels to use.
+            label: Labels of all n items instead of the given ones `(n,)` int64, `UNLABELED` elsewhere.
+            initial: First guess of the scores `(p, c)`.
+        """
+        seconds: dict[str, float] = {}
+        label = (data.given_label if label is None else label).to(z.device)
+        pool = data.split.pool.to(z.device)
+        k = min(self.k, len(z) - 1)
+        points = whiten(z) if self.whiten else z
+        neighbors = _timed(seconds, "neighbors", lambda: find_neighbors(points, k, metric=self.metric))
+        graph = _timed(
+            seconds,
+            "graph",
+            lambda: normalize_graph(build_graph(points, neighbors, kernel=self.kernel, symmetrize=self.symmetrize)),
+        )
+        targets = label_matrix(label[pool], data.num_classes, balance=self.balance)
+        solution = _timed(
+            seconds,
+            "spread",
+            lambda: spread_labels(
+                graph, targets, alpha=self.alpha, solver=self.solver, initial=initial, on_failure="warn"
+            ),
+        )
+        found = pseudo_labels(solution.value, label[pool], prior=self.prior)
+        facts = {
+            "k": k,
+            "metric": self.metric,
+            "kernel": type(self.kernel).__name__,
+            "alpha": self.alpha,
+            "num_edges": graph.num_edges,
+            "num_unreached": int(found.num_unreached),
+            "solver": type(self.solver).__name__,
+            "num_steps": solution.num_steps,
+            "status": solution.status.value,
+            "error_bound": float(solution.error_bound.max()),
+        }
+        return Spread(z, solution.value, _scatter(found, pool, label), facts, seconds)
+
+    def refresh(self, trainer: Trainer, pl_module: FewLabelClassifier, *, progress: bool = False) -> Spread:
+        """Embed the pool with the module's best weights, spread, and give the module its pseudo-labels."""
+        data = pl_module.data
+        start = time.perf_counter()
+        with trainer.precision_plugin.forward_context():
+            z = embed(
+                averaged_backbone(trainer, pl_module),
+                data.pool_dataloader(),
+                preprocess=pl_module.normalize,
+                progress=progress,
+            )
+        seconds = {"embed": time.perf_counter() - start}
+        shape = (len(z), data.num_classes)
+        initial = self.last.scores if self.last is not None and self.last.scores.shape == shape else None
+        self.last = self.spread(z, data, initial=initial)
+        self.last.seconds.update(seconds)
+        pl_module.pseudo = self.last.pseudo
+        return self.last
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refresh when it is due."""
+        if not isinstance(pl_module, FewLabelClassifier):
+            raise ConfigError(f"RefreshPseudoLabels works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        if self._saved is not None:
+            pl_module.pseudo = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
+            self._saved = None
+        epoch = trainer.current_epoch - pl_module.warmup_epochs
+        if epoch < 0 or (epoch % self.every_n_epochs and pl_module.pseudo is not None):
+            return
+        found = self.refresh(trainer, pl_module)
+        data = pl_module.data
+        logged: dict[str, float] = {f"{name}_seconds": value for name, value in found.seconds.items()}
+        logged["solver_steps"] = found.facts["num_steps"]
+        logged["solve_converged"] = float(found.facts["status"] == "converged")
+        logged["num_unreached"] = found.facts["num_unreached"]
+        logged["pseudo_weight_mean"] = float(found.pseudo.weight[data.split.pool].mean())
+        accuracy = data.evaluator.accuracy(found.pseudo.label, data.split.unlabeled)
+        if accuracy is not None:
+            logged["pseudo_accuracy"] = accuracy
+        for name, value in logged.items():
+            pl_module.log(name, float(value), on_step=False, on_epoch=True, prog_bar=name == "pseudo_accuracy")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pseudo-labels, so that a resumed run goes on with the same ones."""
+        if self.last is None:
+            return {}
+        pseudo = self.last.pseudo
+        return {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take saved pseudo-labels; the module gets them when its next epoch starts."""
+        self._saved = dict(state_dict) or None
+
+
+def averaged_backbone(trainer: Trainer, pl_module: FewLabelClassifier) -> nn.Module:
+    """Return the backbone with averaged weights where a callback keeps some, else the one being trained."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        # Lightning 2.6 has no public way to the averaged model.
+        average = getattr(callback, "_average_model", None) if isinstance(callback, WeightAveraging) else None
+        if average is not None:
+            backbone: nn.Module = average.module.backbone
+            return backbone
+    return pl_module.backbone
+
+
+def _timed(seconds: dict[str, float], name: str, compute: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    result = compute()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # sync: the time of a stage is the time of its work
+    seconds[name] = time.perf_counter() - start
+    return result
+
+
+def _scatter(found: PseudoLabels, pool: Tensor, label: Tensor) -> PseudoLabels:
+    """Return pseudo-labels of all n items from those of the pool."""
+    num_items, num_classes = len(label), found.probability.shape[1]
+
+    def place(values: Tensor, default: float) -> Tensor:
+        out = torch.full((num_items, *values.shape[1:]), default, dtype=values.dtype, device=values.device)
+        out[pool] = values
+        return out
+
+    return PseudoLabels(
+        label=place(found.label, 0),
+        weight=place(found.weight, 0.0),
+        class_weight=found.class_weight,
+        is_given=place(found.is_given, False),
+        is_reached=place(found.is_reached, False),
+        probability=place(found.probability, 1 / num_classes),
+    )

@@ -1,0 +1,289 @@
+"""One run, one folder: everything needed to read, check, use and resume it."""
+
+import csv
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from PIL import Image
+from torch import Tensor
+
+from lspread.data import FewLabelData
+from lspread.errors import ConfigError
+from lspread.lit.module import FewLabelClassifier
+from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
+from lspread.lit.refresh import RefreshPseudoLabels
+from lspread.lit.saved_model import save_classifier
+from lspread.typing import UNLABELED
+
+__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RunFolder", "RunLogger", "write_predictions"]
+
+CONFIG_FILE = "config.yaml"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+_PACKAGES = ("lspread", "torch", "torchvision", "lightning", "torch-geometric", "scikit-learn", "numpy", "scipy")
+_THUMBNAIL_SIZE = 160
+
+
+class RunFolder(Callback):
+    """Writes what a run found into its folder.
+
+    When training starts: split.json and versions.json. When it ends: predictions.csv, model.safetensors, model.json,
+    thumbnails/ and results.json, from which `lspread.report.write_report` makes the report. All of it comes from the
+    final weights (the averaged ones where a weight-averaging callback keeps some).
+
+    Args:
+        run_dir: The folder; made where it is missing.
+        title: Headline of the report; default: data name and number of labels.
+        command: How the run was started, for the report.
+        seed: The run's seed, for the report and for what is drawn at random in it.
+        backbone_spec: How to build the backbone, `{"class_path": ..., "init_args": {...}}`, for model.json.
+        num_shown: How many of the most and of the least certain images to show.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        *,
+        title: str | None = None,
+        command: str | None = None,
+        seed: int | None = None,
+        backbone_spec: Mapping[str, Any] | None = None,
+        num_shown: int = 12,
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self.title = title
+        self.command = command
+        self.seed = seed
+        self.backbone_spec = backbone_spec
+        self.num_shown = num_shown
+        self.results: dict[str, Any] | None = None
+        self._start = 0.0
+        self._fit_seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what is known before training."""
+        self._start = time.perf_counter()
+        if self._is_active(trainer):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            _data_of(trainer).split.save(self.run_dir / "split.json")
+            _write_json(self.run_dir / "versions.json", _versions())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the time spent so far, so that a resumed run counts all of it."""
+        running = time.perf_counter() - self._start if self._start else 0.0
+        return {"fit_seconds": self._fit_seconds + running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the time spent before the checkpoint."""
+        self._fit_seconds = float(state_dict["fit_seconds"])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._fit_seconds += time.perf_counter() - self._start
+        self._start = 0.0
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what came out; `results` holds the content of results.json afterwards."""
+        if not self._is_active(trainer):
+            return
+        if not isinstance(pl_module, FewLabelClassifier):
+            raise ConfigError(f"RunFolder works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        data = _data_of(trainer)
+        refresh = next(
+            (callback for callback in trainer.callbacks if isinstance(callback, RefreshPseudoLabels)),  # type: ignore[attr-defined]
+            None,
+        )
+        outcome = run_outcome(trainer, pl_module, data, refresh)
+        mean, std = pl_module.moments or (data.mean, data.std)
+        _write_table(self.run_dir / "predictions.csv", data, outcome.label, outcome.confidence, outcome.status)
+        save_classifier(
+            self.run_dir,
+            pl_module.backbone,
+            pl_module.head,
+            mean=mean,
+            std=std,
+            class_names=data.class_names,
+            image_shape=data.image_shape,
+            backbone_spec=self.backbone_spec,
+        )
+        self.results = self._describe(outcome, data, refresh)
+        _write_json(self.run_dir / "results.json", self.results)
+
+    def _is_active(self, trainer: Trainer) -> bool:
+        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def _describe(self, outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | None) -> dict[str, Any]:
+        split = data.split
+        found = judge(outcome, data, refresh, seed=self.seed or 0)
+        seconds = {"fit": self._fit_seconds, **outcome.seconds, **found.pop("seconds")}
+        return {
+            "title": self.title or f"{data.name}: {len(data.items):,} images from {len(split.labeled):,} labels",
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": self.command,
+            "seed": self.seed,
+            "data": {
+                "name": data.name,
+                "num_items": len(data.items),
+                "num_classes": data.num_classes,
+                "class_names": list(data.class_names),
+                "num_labeled": len(split.labeled),
+                "num_unlabeled": len(split.unlabeled),
+                "num_val": len(split.val),
+                "num_test": len(split.test),
+                "image_shape": list(data.image_shape),
+            },
+            "graph": outcome.facts,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            **found,
+            **self._pictures(outcome, data),
+            "map": draw_map(outcome, data, seed=self.seed or 0),
+            "versions": _versions(),
+        }
+
+    def _pictures(self, outcome: Outcome, data: FewLabelData) -> dict[str, list[dict[str, Any]]]:
+        unlabeled = data.split.unlabeled
+        order = unlabeled[outcome.confidence[unlabeled].argsort(descending=True, stable=True)]
+        half = min(self.num_shown, len(order) // 2)
+        chosen = {
+            "most_certain": order[: self.num_shown].tolist() if len(order) == 1 else order[:half].tolist(),
+            "least_certain": order[len(order) - half :].flip(0).tolist(),
+            "given": _some_of_each_class(data.given_label.cpu(), data.split.labeled),
+        }
+        folder = self.run_dir / "thumbnails"
+        folder.mkdir(exist_ok=True)
+        truth = data.evaluator.label(torch.arange(len(data.items)))
+        pictures: dict[str, list[dict[str, Any]]] = {}
+        for kind, rows in chosen.items():
+            pictures[kind] = []
+            for row in rows:
+                name = f"{row:06d}.png"
+                _save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
+                true = int(truth[row])
+                pictures[kind].append(
+                    {
+                        "item": data.items[row],
+                        "index": row,
+                        "label": data.class_names[int(outcome.label[row])],
+                        "confidence": round(float(outcome.confidence[row]), 4),
+                        "true_label": None if true == UNLABELED else data.class_names[true],
+                        "thumbnail": f"thumbnails/{name}",
+                    }
+                )
+        return pictures
+
+
+class RunLogger(CSVLogger):
+    """Lightning's CSVLogger that writes metrics.csv straight into a folder, and keeps it when a run is resumed.
+
+    Args:
+        run_dir: The folder.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__(str(run_dir), name="", version="", flush_logs_every_n_steps=20)
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder itself."""
+        return str(Path(self.save_dir))
+
+    @property
+    def experiment(self) -> Any:
+        """The writer of metrics.csv."""
+        if self._experiment is None and _is_global_zero():
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+            self._experiment = _ContinuedWriter(self.log_dir)
+        return self._experiment if self._experiment is not None else super().experiment
+
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: config.yaml says it all."""
+
+
+class _ContinuedWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        # Lightning deletes an older file here; a resumed run goes on with it.
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+def write_predictions(run_dir: str | Path, data: FewLabelData, batches: Sequence[Mapping[str, Tensor]]) -> Path:
+    """Write the labels that `Trainer.predict` gave to all items of a data module.
+
+    Args:
+        run_dir: Where to write predict.csv: item, label, confidence, status (given, pseudo or held_out).
+        data: The data module that was predicted.
+        batches: Batches `{"index": (m,), "probability": (m,c)}` that hold every item once.
+
+    Returns:
+        The path.
+    """
+    index = torch.cat([batch["index"].cpu() for batch in batches])
+    probability = torch.cat([batch["probability"].cpu() for batch in batches])[index.argsort()]
+    confidence, predicted = probability.max(dim=1)
+    label, confidence = final_label(predicted, confidence, data.given_label.cpu())
+    path = Path(run_dir) / "predict.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_table(path, data, label, confidence, status_of(data))
+    return path
+
+
+def _write_table(path: Path, data: FewLabelData, label: Tensor, confidence: Tensor, status: Tensor) -> None:
+    # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["item", "label", "confidence", "status"])
+        for item, c, share, kind in zip(data.items, label.tolist(), confidence.tolist(), status.tolist(), strict=True):
+            writer.writerow([item, data.class_names[c], f"{share:.4f}", STATUSES[kind]])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _save_thumbnail(path: Path, image: Tensor) -> None:
+    array = image.permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] != 3 else array)
+    picture.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
+    picture.save(path)
+
+
+def _some_of_each_class(given: Tensor, labeled: Tensor, most: int = 40) -> list[int]:
+    by_class = [labeled[given[labeled] == c].tolist() for c in given[labeled].unique().tolist()]
+    share = max(1, most // len(by_class))
+    return [row for rows in by_class for row in rows[:share]][: max(most, len(by_class))]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    found["os"] = platform.platform()
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return found
+
+
+def _data_of(trainer: Trainer) -> FewLabelData:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, FewLabelData):
+        raise ConfigError(f"RunFolder needs a lspread.data.FewLabelData; got {type(data).__name__}.")
+    return data
+
+
+def _is_global_zero() -> bool:
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,0 +1,129 @@
+"""How good a run is: accuracies with intervals, and cross-validation on the given labels."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lspread.data import Evaluator
+from lspread.typing import UNLABELED
+
+__all__ = ["METHODS", "Method", "accuracy_row", "cross_validate", "stratified_folds", "wilson_interval"]
+
+Method = Callable[[Tensor, Tensor], Tensor]
+"""Labels for some items: called with the visible labels `(n,)`, UNLABELED elsewhere, and the wanted rows `(m,)`;
+returns `(m,)` int64, UNLABELED where the method has no answer."""
+
+METHODS = {
+    "classifier": "trained classifier",
+    "graph": "label spreading on its embeddings",
+    "knn": "kNN vote on the same embeddings",
+    "logistic_regression": "logistic regression on the same embeddings",
+}
+"""Key of a method in results.json, and its name for people."""
+
+
+def wilson_interval(num_right: int, num_items: int) -> tuple[float, float]:
+    """95 % confidence interval of an accuracy, honest also near 0 and 1 and for few items.
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    z = 1.959963984540054  # the normal distribution's 97.5 % point
+    share = num_right / num_items
+    spread = z * math.sqrt(share * (1 - share) / num_items + z * z / (4 * num_items * num_items))
+    center, scale = share + z * z / (2 * num_items), 1 + z * z / num_items
+    # At 0 and 1 the formula's end is exact; rounding would leave it a hair off.
+    low = 0.0 if num_right == 0 else (center - spread) / scale
+    high = 1.0 if num_right == num_items else (center + spread) / scale
+    return low, high
+
+
+def accuracy_row(key: str, on: str, prediction: Tensor, index: Tensor, evaluator: Evaluator) -> dict[str, Any] | None:
+    """One row of `scores` in results.json.
+
+    Args:
+        key: One of `METHODS`.
+        on: "unlabeled", "val" or "test".
+        prediction: Labels of all items, `(n,)` int64; UNLABELED counts as wrong.
+        index: Rows of the items to judge, `(m,)` int64.
+        evaluator: Holder of the true labels.
+
+    Returns:
+        The row, or None where no item of `index` has a known label.
+    """
+    if len(index) == 0 or not evaluator.has_truth(index):
+        return None
+    truth = evaluator.label(index)
+    is_known = truth != UNLABELED
+    num_items = int(is_known.sum())
+    num_right = int((prediction[index] == truth)[is_known].sum())
+    return {
+        "key": key,
+        "method": METHODS[key],
+        "on": on,
+        "accuracy": num_right / num_items,
+        "num_items": num_items,
+        "ci95": list(wilson_interval(num_right, num_items)),
+    }
+
+
+def stratified_folds(label: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:
+    """Deal items into folds class by class, in random order.
+
+    Args:
+        label: Classes `(l,)` int64.
+        num_folds: Number of folds.
+        generator: Source of the order.
+
+    Returns:
+        Fold of each item `(l,)` int64 in `0..num_folds-1`; fold sizes differ by at most one in every class.
+    """
+    fold = torch.empty_like(label)
+    start = 0
+    for value in label.unique().tolist():
+        rows = (label == value).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        # Going on where the last class stopped keeps the folds' total sizes even as well.
+        fold[rows] = (torch.arange(len(rows)) + start) % num_folds
+        start += len(rows)
+    return fold
+
+
+def cross_validate(
+    methods: Mapping[str, Method], given_label: Tensor, *, max_folds: int = 5, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Hide part of the given labels, predict them from the rest, and count: an accuracy that needs no other truth.
+
+    Args:
+        methods: Key (one of `METHODS`) and method.
+        given_label: Given labels `(n,)` int64, UNLABELED elsewhere.
+        max_folds: Most folds; fewer where a class has fewer labels.
+        seed: Seed of the folds.
+
+    Returns:
+        Rows of `cross_validation` in results.json. Empty where a class has a single label: hiding it would
+        leave no trace of that class.
+    """
+    labeled = (given_label != UNLABELED).nonzero().flatten()
+    label = given_label[labeled]
+    if len(labeled) == 0:
+        return []
+    num_folds = min(max_folds, int(label.unique(return_counts=True)[1].min()))
+    if num_folds < 2:
+        return []
+    fold = stratified_folds(label, num_folds, torch.Generator().manual_seed(seed))
+    rows = []
+    for key, method in methods.items():
+        num_right = 0
+        for number in range(num_folds):
+            hidden = labeled[fold == number]
+            visible = given_label.clone()
+            visible[hidden] = UNLABELED
+            num_right += int((method(visible, hidden) == given_label[hidden]).sum())
+        rows.append(
+            {"key": key, "method": METHODS[key], "accuracy": num_right / len(labeled), "num_items": len(labeled)}
+        )
+    return rows

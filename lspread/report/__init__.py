@@ -1,0 +1,8 @@
+"""A finished run as one page to read and one picture to show; reads run folders, writes files, never trains."""
+
+from .page import write_report
+from .picture import plot_result
+from .results import Results, read_results
+from .summary import Summary, summarize
+
+__all__ = ["Results", "Summary", "plot_result", "read_results", "summarize", "write_report"]

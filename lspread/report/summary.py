@@ -1,0 +1,156 @@
+"""The run in plain sentences: how good it is, on what, and whether something simpler is better."""
+
+from dataclasses import dataclass
+
+from .results import Results, Score
+
+__all__ = ["Summary", "format_percent", "headline_scores", "summarize"]
+
+_PHRASES = {
+    "classifier": "the trained classifier",
+    "graph": "label spreading on the graph",
+    "knn": "the k-nearest-neighbor vote",
+    "logistic_regression": "logistic regression on the same embeddings",
+}
+_SETS = {"unlabeled": "unlabeled", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The headline, the sentences below it, and `tone`: "good", "beaten" (a baseline is better) or "unknown"."""
+
+    headline: str
+    notes: tuple[str, ...]
+    tone: str
+
+
+def format_percent(fraction: float) -> str:
+    """Return a fraction in [0, 1] as text with one decimal, such as "91.2 %"."""
+    return f"{100 * fraction:.1f} %"
+
+
+def set_name(on: str, results: Results) -> str:
+    """Return what a set of items is called, such as "unlabeled images"."""
+    return f"{_SETS.get(on, on)} {results.noun}"
+
+
+def headline_scores(results: Results) -> list[Score]:
+    """Return the scores on the set that the headline speaks of, in the file's order.
+
+    It is the first of unlabeled, test and validation items on which one of our own methods was scored; without any,
+    the first set that was scored at all.
+    """
+    order = [*_SETS, *(score.on for score in results.scores)]
+    order.sort(key=lambda on: {"unlabeled": 0, "test": 1, "val": 2}.get(on, 3))
+    for only_ours in (True, False):
+        for on in order:
+            scores = [score for score in results.scores if score.on == on]
+            if any(score.is_ours for score in scores) or (scores and not only_ours):
+                return scores
+    return []
+
+
+def headline_score(scores: list[Score]) -> Score | None:
+    """Return the score that a run is known by: the trained classifier's, else the graph's, else none."""
+    for key in ("classifier", "graph"):
+        for score in scores:
+            if score.key == key:
+                return score
+    return None
+
+
+def summarize(results: Results) -> Summary:
+    """Say in plain words what came out of a run.
+
+    Args:
+        results: What `read_results` returned.
+
+    Returns:
+        One sentence with labels, accuracy and the best baseline where truth is known, and short notes. A baseline
+        that is better is named as better; accuracy that is not known is called unknown.
+    """
+    scores = headline_scores(results)
+    ours = headline_score(scores)
+    labels = _labels(results)
+    if not scores:
+        return _summarize_unknown(results, labels)
+    baselines = sorted((score for score in scores if not score.is_ours), key=lambda score: -score.accuracy)
+    if ours is None:
+        best = baselines[0]
+        text = f"With {labels}, {_phrase(best)} gets {_right(best, results)} right; no classifier of ours was scored."
+        return Summary(text, (), "unknown")
+    start = f"With {labels}, {_phrase(ours)} gets {_right(ours, results)} right"
+    notes = _notes(results, scores, ours)
+    if not baselines:
+        return Summary(f"{start}.", notes, "good")
+    best = baselines[0]
+    better = [score for score in baselines if score.accuracy > ours.accuracy]
+    if better:
+        if len(better) > 1:
+            others = ", ".join(f"{_phrase(score)} ({format_percent(score.accuracy)})" for score in better[1:])
+            notes = (f"Better, too: {others}.", *notes)
+        text = f"{start}, but {_phrase(best)} is better here, with {format_percent(best.accuracy)}"
+        return Summary(f"{text}{_chance(ours, best)}.", notes, "beaten")
+    if best.accuracy == ours.accuracy:
+        return Summary(f"{start}; {_phrase(best)} does just as well.", notes, "good")
+    text = f"{start}; the best baseline, {_phrase(best)}, gets {format_percent(best.accuracy)}"
+    return Summary(f"{text}{_chance(ours, best)}.", notes, "good")
+
+
+def _summarize_unknown(results: Results, labels: str) -> Summary:
+    text = (
+        f"With {labels}, {results.num_unlabeled:,} unlabeled {results.noun} got a label; their true labels are not "
+        "known, so nobody can say yet how many are right."
+    )
+    checks = sorted(results.given_checks, key=lambda check: -check.accuracy)
+    if not checks:
+        return Summary(
+            text, ("A few labels set aside for validation would tell how far to trust this run.",), "unknown"
+        )
+    parts = [f"{_PHRASES.get(check.key, check.method)} {format_percent(check.accuracy)}" for check in checks]
+    note = f"Each given label hidden in turn and predicted from the others: {', '.join(parts)} right."
+    notes = [note]
+    if checks[0].key not in ("classifier", "graph") and any(check.key in ("classifier", "graph") for check in checks):
+        ours = max(check.accuracy for check in checks if check.key in ("classifier", "graph"))
+        if checks[0].accuracy > ours:
+            notes.append(f"By that measure {_PHRASES.get(checks[0].key, checks[0].method)} is better here.")
+    return Summary(text, tuple(notes), "unknown")
+
+
+def _notes(results: Results, scores: list[Score], ours: Score) -> tuple[str, ...]:
+    notes = []
+    graph = next((score for score in scores if score.key == "graph" and score is not ours), None)
+    if graph is not None and graph.accuracy > ours.accuracy:
+        notes.append(
+            f"Label spreading on the graph alone reaches {format_percent(graph.accuracy)}: "
+            "training a classifier on its pseudo-labels did not add to it."
+        )
+    for score in results.scores:
+        if score.key == ours.key and score.on != ours.on:
+            notes.append(f"On {score.num_items:,} {set_name(score.on, results)}: {format_percent(score.accuracy)}.")
+    return tuple(notes)
+
+
+def _labels(results: Results) -> str:
+    counts = results.given_count
+    text = "1 label" if results.num_labeled == 1 else f"{results.num_labeled:,} labels"
+    if not counts or sum(counts) != results.num_labeled:
+        return text
+    low, high = min(counts), max(counts)
+    return f"{text} ({low:,} per class)" if low == high else f"{text} ({low:,} to {high:,} per class)"
+
+
+def _right(score: Score, results: Results) -> str:
+    return f"{format_percent(score.accuracy)} of {score.num_items:,} {set_name(score.on, results)}"
+
+
+def _phrase(score: Score) -> str:
+    return _PHRASES.get(score.key, score.method)
+
+
+def _chance(a: Score, b: Score) -> str:
+    """Return the caveat for two accuracies that the number of items cannot tell apart."""
+    if a.interval is None or b.interval is None:
+        return ""
+    overlap = a.interval[0] <= b.interval[1] and b.interval[0] <= a.interval[1]
+    return " (the 95 % intervals overlap, so the difference may be chance)" if overlap else ""

@@ -1,0 +1,21 @@
+"""Linear solves on graphs: operators, solvers, certified solutions, implicit gradients."""
+
+from lspread.solve.conjugate_gradient import ConjugateGradient
+from lspread.solve.direct import Direct
+from lspread.solve.fixed_point import FixedPoint
+from lspread.solve.implicit import linear_solve
+from lspread.solve.operator import LinearOperator
+from lspread.solve.solution import Solution, Status, report_failure
+from lspread.solve.solvers import Solver
+
+__all__ = [
+    "ConjugateGradient",
+    "Direct",
+    "FixedPoint",
+    "LinearOperator",
+    "Solution",
+    "Solver",
+    "Status",
+    "linear_solve",
+    "report_failure",
+]

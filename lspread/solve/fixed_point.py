@@ -1,0 +1,62 @@
+"""Fixed-point (Richardson) iteration: the method of the label spreading paper."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lspread.solve.operator import LinearOperator
+from lspread.solve.solution import Solution
+from lspread.solve.solvers import certify, check_options, tolerance, unit_scale
+
+__all__ = ["FixedPoint"]
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """x <- x + (b - A x); for A = I - alpha S this is F <- alpha S F + (1 - alpha) Y.
+
+    Converges when every eigenvalue of A lies in (0, 2), by the factor alpha a step for label spreading, also for
+    operators that are not symmetric.
+
+    Attributes:
+        rtol: Residual to reach, relative to |b|; None is 1e-5 in float32 and 1e-12 in float64.
+        atol: Residual that is always good enough.
+        max_steps: Products with A at most.
+        check_every: Steps between looks at the residual (each a host sync on a GPU); 0 never looks and takes
+            `max_steps` steps.
+
+    References:
+        Zhou et al., "Learning with Local and Global Consistency", NIPS 2003, section 2, step 3.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+    max_steps: int = 10_000
+    check_every: int = 20
+
+    def __post_init__(self) -> None:
+        check_options(
+            "FixedPoint", rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, check_every=self.check_every
+        )
+
+    @torch.no_grad()
+    def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        """Return the solution of A x = b."""
+        scale = unit_scale(operator, rhs)
+        rhs = rhs / operator.broadcast(scale)
+        goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
+        x = torch.zeros_like(rhs) if initial is None else initial / operator.broadcast(scale)
+        num_steps = 0
+        while num_steps < self.max_steps:
+            residual = rhs - operator.matmul(x)
+            norm = operator.norm(residual)
+            is_active = ~(norm <= goal)
+            if self.check_every and num_steps % self.check_every == 0:
+                # sync: all done, or growing without bound?
+                done, lost = torch.stack([~is_active.any(), ~torch.isfinite(norm).all()]).tolist()
+                if done or lost:
+                    break
+            x += operator.broadcast(is_active.to(x.dtype)) * residual
+            num_steps += 1
+        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps)

@@ -1,0 +1,78 @@
+"""What every solver shares: its call, its tolerance, its certificate."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lspread.errors import ConfigError
+from lspread.solve.operator import LinearOperator
+from lspread.solve.solution import Solution
+
+__all__ = ["Solver", "certify", "check_options", "tolerance", "unit_scale"]
+
+RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
+"""Relative residual asked for by default; float32 cannot go much lower when A is as ill-conditioned as alpha = 0.99."""
+MAX_EXPONENT = 120
+"""Largest power of two a scale may have; 2^120 and its reciprocal are normal numbers in float32."""
+
+
+class Solver(Protocol):
+    """Solves A x = b for all columns of b at once, without autograd."""
+
+    def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        """Return the solution.
+
+        Args:
+            operator: A.
+            rhs: b `(n, c)` of the operator's dtype and device.
+            initial: First guess `(n, c)`; zero if left out.
+        """
+        ...
+
+
+def unit_scale(operator: LinearOperator, rhs: Tensor) -> Tensor:
+    """Return the powers of two `(b, c)` that, as divisors, bring every column of every graph near one.
+
+    A solver divides by them first, so that squares of tiny gradients do not vanish in float32, whatever stands beside
+    them in the batch. Powers of two change no digit.
+    """
+    size = operator.inner(rhs.abs(), torch.ones_like(rhs))
+    exponent = torch.frexp(size).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT)
+    return torch.ldexp(torch.ones_like(size), exponent)
+
+
+def tolerance(operator: LinearOperator, rhs: Tensor, rtol: float | None, atol: float | Tensor) -> Tensor:
+    """Return the residual norm to reach, per graph and class `(b, c)`: max(rtol |b|, atol)."""
+    return (operator.norm(rhs) * (RTOL[rhs.dtype] if rtol is None else rtol)).clamp(min=atol)
+
+
+def certify(
+    operator: LinearOperator,
+    rhs: Tensor,
+    value: Tensor,
+    goal: Tensor,
+    *,
+    scale: Tensor,
+    num_steps: int,
+    has_broken_down: Tensor | None = None,
+) -> Solution:
+    """Return `value` with its residual, measured afresh, and its error bound, all multiplied by `scale` `(b, c)`."""
+    residual = operator.norm(rhs - operator.matmul(value))
+    smallest = operator.eigenvalue_bound()
+    bound = (
+        torch.full_like(residual, torch.inf) if isinstance(smallest, float) and smallest <= 0 else residual / smallest
+    )
+    if has_broken_down is None:
+        has_broken_down = torch.zeros_like(residual, dtype=torch.bool)
+    value = value * operator.broadcast(scale)
+    return Solution(value, residual * scale, bound * scale, goal * scale, num_steps, has_broken_down)
+
+
+def check_options(name: str, *, rtol: float | None, atol: float, max_steps: int, check_every: int) -> None:
+    """Raise `ConfigError` for tolerances or step counts that no solve could use."""
+    if not (rtol is None or rtol >= 0) or not atol >= 0 or max_steps < 1 or check_every < 0:
+        raise ConfigError(
+            f"{name} needs rtol >= 0 (or None), atol >= 0, max_steps >= 1 and check_every >= 0; got rtol={rtol}, "
+            f"atol={atol}, max_steps={max_steps}, check_every={check_every}."
+        )

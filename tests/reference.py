@@ -1,0 +1,103 @@
+"""Second opinions: the formulas of the papers on dense float64 matrices, nothing shared with the package."""
+
+import torch
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def distances(z, metric="euclidean"):
+    """All distances (n, n), infinite to oneself; the cosine of a zero vector is 0."""
+    z = z.double()
+    if metric == "cosine":
+        z = torch.stack([row / row.norm() if row.norm() > 0 else row for row in z])
+        distance = 1 - z @ z.T
+    else:
+        distance = torch.stack([(z - row).square().sum(1).sqrt() for row in z])
+    return distance.fill_diagonal_(torch.inf)
+
+
+def knn(z, k, metric="euclidean"):
+    """Sort all distances: index and distance (n, k)."""
+    near = distances(z, metric).sort(dim=1, stable=True)
+    return near.indices[:, :k], near.values[:, :k]
+
+
+def scatter(weight, index):
+    """Put weights (n, k) of neighbors into a dense matrix; slots with index -1 hold nothing."""
+    dense = torch.zeros(len(index), len(index), dtype=weight.dtype)
+    for i, neighbors in enumerate(index.tolist()):
+        for slot, j in enumerate(neighbors):
+            if j >= 0:
+                dense[i, j] = weight[i, slot]
+    return dense
+
+
+def self_tuning(distance, index, scale=1.0):
+    width = distance.amax(1)
+    return torch.exp(-scale * distance**2 / (width[:, None] * width[index]))
+
+
+def gaussian(distance, bandwidth):
+    return torch.exp(-(distance**2) / (2 * bandwidth**2))
+
+
+def symmetrize(directed, how):
+    """Directed dense weights; an absent edge weighs zero."""
+    back = directed.T
+    return {"mean": (directed + back) / 2, "max": torch.maximum(directed, back), "mutual": torch.minimum(directed, back)}[
+        how
+    ]
+
+
+def normalize(w):
+    """D^-1/2 W D^-1/2, zero rows for isolated nodes."""
+    degree = w.sum(1)
+    scale = torch.where(degree > 0, degree.clamp(min=1e-300).rsqrt(), 0)
+    return scale[:, None] * w * scale
+
+
+def random_walk(w):
+    degree = w.sum(1, keepdim=True)
+    return torch.where(degree > 0, w / degree.clamp(min=1e-300), 0)
+
+
+def spread(s, targets, alpha):
+    """Zhou et al. 2003, equation 4, with the factor 1 - alpha."""
+    return (1 - alpha) * torch.linalg.solve(torch.eye(len(s), dtype=s.dtype) - alpha * s, targets)
+
+
+def propagate(w, targets, is_given, ridge=0.0):
+    """Zhu et al. 2003, equation 5: F_u = (D_uu - W_uu)^-1 W_ul Y_l."""
+    free = ~is_given
+    laplacian = torch.diag(w.sum(1) + ridge) - w
+    out = torch.where(is_given[:, None], targets, 0.0)
+    solved = torch.linalg.solve(laplacian[free][:, free], w[free][:, is_given] @ targets[is_given])
+    return out.index_put((free.nonzero().flatten(),), solved)
+
+
+def class_mass_normalize(probability, prior):
+    """Zhu et al. 2003, equation 9."""
+    scaled = probability * prior / probability.sum(0)
+    return scaled / scaled.sum(1, keepdim=True)
+
+
+def random_weights(n, density=0.3, seed=0):
+    """Return a symmetric dense matrix without loops, weights in (0.1, 1.1), connected by a ring."""
+    generator = seeded(seed)
+    w = (torch.rand(n, n, generator=generator, dtype=torch.float64) + 0.1) * (
+        torch.rand(n, n, generator=generator) < density
+    )
+    node = torch.arange(n)
+    w[node, (node + 1) % n] = 0.5
+    w = torch.triu(w + w.T, 1)
+    return w + w.T
+
+
+def one_hot(label, num_classes):
+    out = torch.zeros(len(label), num_classes, dtype=torch.float64)
+    for i, c in enumerate(label.tolist()):
+        if c >= 0:
+            out[i, c] = 1
+    return out
