@@ -1,6 +1,8 @@
-"""Second opinions: the formulas of the papers on dense float64 matrices, nothing shared with the package."""
+"""Second opinions: the formulas of the papers on dense float64 matrices; nothing in them comes from the package."""
 
 import torch
+
+from lspread.graph import Graph
 
 
 def seeded(seed=0):
@@ -46,9 +48,9 @@ def gaussian(distance, bandwidth):
 def symmetrize(directed, how):
     """Directed dense weights; an absent edge weighs zero."""
     back = directed.T
-    return {"mean": (directed + back) / 2, "max": torch.maximum(directed, back), "mutual": torch.minimum(directed, back)}[
-        how
-    ]
+    if how == "mean":
+        return (directed + back) / 2
+    return torch.maximum(directed, back) if how == "max" else torch.minimum(directed, back)
 
 
 def normalize(w):
@@ -101,3 +103,9 @@ def one_hot(label, num_classes):
         if c >= 0:
             out[i, c] = 1
     return out
+
+
+def from_dense(w, ptr=None):
+    """Hand a dense matrix to the package."""
+    index = w.nonzero().T.contiguous()
+    return Graph.from_edges(index, w[index[0], index[1]], num_nodes=len(w), ptr=ptr)

@@ -54,8 +54,14 @@ def quiet_lightning() -> None:
     for message in (
         # In-memory tensors are fetched a whole batch at a time; worker processes would only copy them.
         ".*does not have many workers.*",
-        # Resuming keeps the folder.
+        # Resuming keeps the folder, also where it was moved.
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed from.*",
+        # After an interruption inside an epoch, the rest of that epoch comes from a new shuffle.
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
+        # Testing and predicting need the weights only, and a checkpoint's weights are the averaged ones.
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
         ".*is smaller than the logging interval.*",
         # Data without validation or test images.
         ".*Total length of `list` across ranks is zero.*",

@@ -15,10 +15,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerStatus
 
+from lspread.cli.parser import RunParser
 from lspread.cli.progress import choose_progress, quiet_lightning
 from lspread.cli.summary import print_summary
 from lspread.data import FewLabelData
-from lspread.errors import ConfigError
+from lspread.errors import ConfigError, LspreadError
 from lspread.lit import FewLabelClassifier
 from lspread.lit.precision import choose_precision
 from lspread.lit.random_state import RandomState
@@ -152,6 +153,7 @@ class TrainingCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=RunParser,
             parser_kwargs={"prog": "lspread"},
             args=[command, *argv],
         )
@@ -183,6 +185,19 @@ class TrainingCLI(LightningCLI):
             )
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise ConfigError(f"--ckpt_path needs a checkpoint file; {checkpoint} does not exist.")
+
+    def instantiate_classes(self) -> None:
+        """Make the objects; what one of them objects to is told in its own words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps what a constructor raises into "does not validate against any of the Union subtypes".
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, LspreadError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None or cause is error:
+                raise
+            raise cause from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's folder."""

@@ -20,7 +20,8 @@ def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3)
             up; greater than 0.
 
     Returns:
-        `(n, min(num_components, d))`, leading axes first; differentiable where variances differ. The sign of an axis is arbitrary; distances do not depend on it. O(n d^2 + d^3).
+        `(n, min(num_components, d))`, leading axes first; differentiable where variances differ. The sign of an axis is
+        arbitrary; distances do not depend on it. O(n d^2 + d^3).
 
     Raises:
         GraphError: `z` is not `(n, d)` with n >= 2, `num_components` is below 1, or `ridge` not above 0.

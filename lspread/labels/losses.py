@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from lspread.errors import GraphError
+from lspread.errors import ConfigError, GraphError
 from lspread.labels.pseudo import PseudoLabels
 
 __all__ = ["contrastive_loss", "pseudo_label_loss", "spread_score_loss"]
@@ -30,6 +30,7 @@ def pseudo_label_loss(
 
     Raises:
         GraphError: Shapes do not fit.
+        ConfigError: `reduction` is unknown.
 
     References:
         Iscen et al., "Label Propagation for Deep Semi-supervised Learning", CVPR 2019, equation 10.
@@ -39,6 +40,8 @@ def pseudo_label_loss(
             f"pseudo_label_loss needs logits (m, c) and one item number per row, index (m,); got {tuple(logits.shape)} "
             f"and {tuple(index.shape)}."
         )
+    if reduction not in ("mean", "weighted_mean"):
+        raise ConfigError(f"reduction must be 'mean' or 'weighted_mean'; got {reduction!r}.")
     logits = logits if logits.dtype == torch.float64 else logits.float()
     label = pseudo.label[index]
     weight = pseudo.weight[index] * pseudo.class_weight[label]

@@ -18,18 +18,20 @@ def class_prior(prior: ClassPrior, label: Tensor, num_classes: int) -> Tensor | 
     """Return class frequencies `(c,)` that sum to one, or None for "none".
 
     Args:
-        prior: "none", "uniform", "labeled", or positive numbers `(c,)`.
+        prior: "none", "uniform", "labeled", or numbers >= 0 `(c,)`, not all zero.
         label: Given labels `(n,)` int64, `UNLABELED` elsewhere; read for "labeled".
         num_classes: Number of classes c.
 
     Raises:
-        ConfigError: An unknown name, or a tensor of another shape.
+        ConfigError: An unknown name, or a tensor of another shape or (checked where it is on the CPU) sign.
     """
     if isinstance(prior, Tensor):
         if prior.shape != (num_classes,):
             raise ConfigError(
                 f"a prior must hold one frequency per class, shape ({num_classes},); got {tuple(prior.shape)}."
             )
+        if prior.device.type == "cpu" and not (bool((prior >= 0).all()) and bool(prior.sum() > 0)):
+            raise ConfigError(f"a prior must be not negative, its sum positive; got {prior.tolist()}.")
         prior = prior.to(label.device, torch.get_default_dtype() if not prior.is_floating_point() else prior.dtype)
         return prior / prior.sum()
     if prior == "none":

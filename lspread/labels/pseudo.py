@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lspread.errors import GraphError
+from lspread.errors import ConfigError, GraphError
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, normalize_scores
 from lspread.typing import UNLABELED
 
@@ -65,6 +65,7 @@ def pseudo_labels(
 
     Raises:
         GraphError: Shapes do not fit.
+        ConfigError: `prior` is no class prior, or `balance_floor` is not above 0.
 
     References:
         Iscen et al., "Label Propagation for Deep Semi-supervised Learning", CVPR 2019, equations 7, 11 and 12.
@@ -73,6 +74,10 @@ def pseudo_labels(
         raise GraphError(
             f"pseudo_labels needs scores (n, c) and int64 labels (n,); got {tuple(scores.shape)} and "
             f"{tuple(label.shape)} {label.dtype}."
+        )
+    if not balance_floor > 0:
+        raise ConfigError(
+            f"balance_floor must be greater than 0, or an empty class weighs infinity; got {balance_floor}."
         )
     num_classes = scores.shape[1]
     probability, is_reached = normalize_scores(scores.detach())

@@ -23,7 +23,7 @@ def check_alpha(alpha: float | Tensor) -> None:
                 f"alpha must be a number or a 0-dimensional float tensor; got shape {tuple(alpha.shape)}."
             )
         # Looking costs a synchronization elsewhere; a number outside shows in Solution.error_bound there.
-        is_outside = alpha.device.type == "cpu" and not 0 <= float(alpha) < 1
+        is_outside = alpha.device.type == "cpu" and not 0 <= float(alpha.detach()) < 1
     else:
         is_outside = not 0 <= alpha < 1
     if is_outside:
@@ -33,7 +33,7 @@ def check_alpha(alpha: float | Tensor) -> None:
         )
 
 
-def _check_targets(graph: Graph, targets: Tensor) -> None:
+def _check_targets(graph: Graph, targets: Tensor, initial: Tensor | None) -> None:
     weight = graph.edge_weight
     if (
         targets.ndim != 2
@@ -45,6 +45,29 @@ def _check_targets(graph: Graph, targets: Tensor) -> None:
             f"{tuple(targets.shape)}, {targets.dtype} on {targets.device}. Make them with label_matrix(label, "
             f"num_classes, dtype={weight.dtype})."
         )
+    if initial is not None and (initial.shape, initial.dtype, initial.device) != (
+        targets.shape,
+        targets.dtype,
+        targets.device,
+    ):
+        raise GraphError(
+            f"initial must be of shape {tuple(targets.shape)}, {targets.dtype} on {targets.device}, as targets are; "
+            f"got {tuple(initial.shape)}, {initial.dtype} on {initial.device}."
+        )
+
+
+def _keep_reached(initial: Tensor | None, graph: Graph, is_source: Tensor) -> Tensor | None:
+    """Return the first guess with zero rows where no source can be reached: nothing would correct it there."""
+    if initial is None:
+        return None
+    layout, is_edge = layout_of(graph), (graph.edge_weight.detach() > 0).to(graph.edge_weight.dtype)
+    is_reached = is_source[:, None]
+    for _ in range(graph.num_nodes):
+        step = is_reached | (edge_matmul(layout, is_edge, is_reached.to(is_edge.dtype)) > 0)
+        if torch.equal(step, is_reached):  # sync: a first guess saves more steps than it costs to look here
+            break
+        is_reached = step
+    return torch.where(is_reached, initial, torch.zeros_like(initial))
 
 
 def spread_labels(
@@ -86,9 +109,10 @@ def spread_labels(
             f"spread_labels needs a normalized graph; got {graph.num_nodes} nodes with normalization='none'. "
             "Call normalize_graph(graph) first."
         )
-    _check_targets(graph, targets)
+    _check_targets(graph, targets, initial)
     if isinstance(alpha, Tensor):
         alpha = alpha.to(graph.edge_weight)
+    initial = _keep_reached(initial, graph, (targets.detach() != 0).any(1))
     return linear_solve(
         SpreadOperator.from_graph(graph, alpha),
         (1 - alpha) * targets,
@@ -118,7 +142,8 @@ def propagate_labels(
         is_given: Nodes that are held `(n,)` bool.
         ridge: Number >= 0; above zero, scores fade with distance from the labels, and the error is bounded by
             residual / ridge.
-        solver: As in `spread_labels`.
+        solver: As in `spread_labels`; `Direct()` needs a given node in every component or ridge > 0, and `FixedPoint()`
+            eigenvalues of D - W + ridge below 2. Where these are missing, the status says so.
         initial: First guess of F `(n, c)`.
         on_failure: As in `spread_labels`.
 
@@ -140,7 +165,7 @@ def propagate_labels(
             f"normalization={graph.normalization!r}, is_symmetric={graph.is_symmetric}. "
             "Pass build_graph's result as it is."
         )
-    _check_targets(graph, targets)
+    _check_targets(graph, targets, initial)
     if is_given.dtype != torch.bool or is_given.shape != (graph.num_nodes,):
         raise GraphError(
             f"is_given must be bool of shape ({graph.num_nodes},); got {tuple(is_given.shape)} {is_given.dtype}. "
@@ -153,4 +178,7 @@ def propagate_labels(
     held = torch.where(is_given[:, None], targets, torch.zeros_like(targets))
     rhs = torch.where(is_free[:, None], edge_matmul(layout, graph.edge_weight, held), held)
     operator = PropagationOperator(layout, graph.edge_weight, total, is_free, ridge, graph.ptr)
+    initial = _keep_reached(initial, graph, is_given)
+    # Starting on the given rows, no step moves them: they come out to the last digit.
+    initial = torch.where(is_given[:, None], held.detach(), torch.zeros_like(held) if initial is None else initial)
     return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lspread.data import FewLabelData
-from lspread.graph import build_graph, find_neighbors, normalize_graph
-from lspread.labels import label_matrix, pseudo_labels, spread_labels
+from lspread.graph import Graph
 from lspread.lit.baselines import knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.refresh import RefreshPseudoLabels, Spread
@@ -40,6 +39,7 @@ class Outcome:
         status: `(n,)` int64, an index into `STATUSES`.
         graph_label: Spreading on the final embeddings `(n,)`, `UNLABELED` where nothing arrived or outside the pool;
             None for a run without a graph.
+        graph: The normalized graph of the pool's final embeddings, on the run's device; None for a run without one.
         facts: About the graph and its solve; None for a run without a graph.
         seconds: Time of each stage.
     """
@@ -50,6 +50,7 @@ class Outcome:
     confidence: Tensor
     status: Tensor
     graph_label: Tensor | None
+    graph: Graph | None
     facts: dict[str, Any] | None
     seconds: dict[str, float]
 
@@ -86,6 +87,7 @@ def run_outcome(
         confidence=confidence,
         status=status_of(data, is_reached),
         graph_label=graph_label,
+        graph=None if spread is None else spread.graph,
         facts=None if spread is None else spread.facts,
         seconds=seconds,
     )
@@ -126,8 +128,8 @@ def judge(outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | N
                 predictions[key][index] = method(given, index)
         rows = [accuracy_row(key, on, prediction, index, evaluator) for key, prediction in predictions.items()]
         scores += [row for row in rows if row is not None]
-    if refresh is not None:
-        methods = {"graph": _graph_method(outcome.embedding, data, refresh), **methods}
+    if refresh is not None and outcome.graph is not None:
+        methods = {"graph": _graph_method(outcome.graph, data, refresh), **methods}
     checks = cross_validate(methods, given, seed=seed)
     seconds = time.perf_counter() - start
     shown = next((name for name in _ORDER if len(sets[name]) and evaluator.has_truth(sets[name])), None)
@@ -197,22 +199,14 @@ def _baselines(z: Tensor, data: FewLabelData) -> dict[str, Method]:
     return {"knn": vote, "logistic_regression": probe}
 
 
-def _graph_method(z: Tensor, data: FewLabelData, refresh: RefreshPseudoLabels) -> Method:
-    """Spreading as a method for cross-validation: one graph, built when first asked for, and a solve per call."""
+def _graph_method(graph: Graph, data: FewLabelData, refresh: RefreshPseudoLabels) -> Method:
+    """Spreading as a method for cross-validation: the run's last graph, and a solve per call."""
     pool = data.split.pool
-    found: list[Any] = []
 
     def spread(given: Tensor, index: Tensor) -> Tensor:
-        if not found:
-            part = z[pool]
-            neighbors = find_neighbors(part, min(refresh.k, len(part) - 1), metric=refresh.metric)
-            graph = build_graph(part, neighbors, kernel=refresh.kernel, symmetrize=refresh.symmetrize)
-            found.append(normalize_graph(graph))
-        targets = label_matrix(given[pool], data.num_classes, balance=refresh.balance)
-        solution = spread_labels(found[0], targets, alpha=refresh.alpha, solver=refresh.solver, on_failure="ignore")
-        pseudo = pseudo_labels(solution.value, given[pool], prior=refresh.prior)
+        _, pseudo = refresh.solve(graph, given[pool].to(graph.edge_weight.device), data.num_classes)
         label = torch.full_like(given, UNLABELED)
-        label[pool] = torch.where(pseudo.is_reached, pseudo.label, UNLABELED)
+        label[pool] = torch.where(pseudo.is_reached, pseudo.label, UNLABELED).cpu()
         return label[index]
 
     return spread

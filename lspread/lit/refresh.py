@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lspread.data import FewLabelData
 from lspread.errors import ConfigError
-from lspread.graph import Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph, whiten
+from lspread.graph import Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph, whiten
 from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, spread_labels
 from lspread.lit.module import FewLabelClassifier
 from lspread.nn import embed
-from lspread.solve import ConjugateGradient, Solver
+from lspread.solve import ConjugateGradient, Solution, Solver
 from lspread.typing import Metric, Symmetrize
 
 __all__ = ["RefreshPseudoLabels", "Spread", "averaged_backbone"]
@@ -29,15 +29,15 @@ class Spread:
     """What one refresh found; graph rows are pool items in ascending order.
 
     Attributes:
-        embedding: `(p, d)` of the p pool items.
+        graph: Normalized graph of the p pool items.
         scores: `(p, c)` spread scores.
         pseudo: Pseudo-labels of all n items; items outside the pool have weight 0 and are not reached.
-        facts: Numbers and words about the graph and the solve: k, metric, kernel, alpha, num_edges, num_unreached,
+        facts: Numbers and words about graph and solve: k, metric, whiten, kernel, alpha, num_edges, num_unreached,
             solver, num_steps, status, error_bound.
         seconds: Time of each stage: embed, neighbors, graph, spread.
     """
 
-    embedding: Tensor
+    graph: Graph
     scores: Tensor
     pseudo: PseudoLabels
     facts: dict[str, Any]
@@ -56,7 +56,8 @@ class RefreshPseudoLabels(Callback):
         k: Neighbours per image.
         alpha: How much an image listens to its neighbours, in [0, 1).
         metric: "cosine" or "euclidean", between embeddings.
-        whiten: Whiten embeddings before neighbours are searched.
+        whiten: Whiten embeddings before neighbours are searched, so that no direction rules the distances.
+        num_components: How many leading axes whitening keeps at most; fewer make the search faster.
         kernel: Edge kernel.
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
@@ -73,6 +74,7 @@ class RefreshPseudoLabels(Callback):
         *,
         metric: Metric = "cosine",
         whiten: bool = True,
+        num_components: int = 128,
         kernel: Kernel | None = None,
         symmetrize: Symmetrize = "mean",
         balance: bool = True,
@@ -84,7 +86,8 @@ class RefreshPseudoLabels(Callback):
             raise ConfigError(f"every_n_epochs must be at least 1; got {every_n_epochs}.")
         if isinstance(prior, str) and prior not in ("none", "uniform", "labeled"):
             raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
-        self.k, self.alpha, self.whiten, self.balance = k, alpha, whiten, balance
+        self.k, self.alpha, self.balance = k, alpha, balance
+        self.whiten, self.num_components = whiten, num_components
         self.metric: Metric = metric
         self.kernel: Kernel = SelfTuning() if kernel is None else kernel
         self.symmetrize: Symmetrize = symmetrize
@@ -94,38 +97,53 @@ class RefreshPseudoLabels(Callback):
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
 
-    def spread(self, z: Tensor, data: FewLabelData, *, label: Tensor | None = None, initial: Tensor | None = None) -> Spread:
-        """Build the graph of pool embeddings, spread the labels, and return all that came of it.
-
-        Args:
-            z: Embeddings of the pool's items in ascending order `(p, d)`.
-            data: Whose split and given labels to use.
-            label: Labels of all n items instead of the given ones `(n,)` int64, `UNLABELED` elsewhere.
-            initial: First guess of the scores `(p, c)`.
-        """
-        seconds: dict[str, float] = {}
-        label = (data.given_label if label is None else label).to(z.device)
-        pool = data.split.pool.to(z.device)
+    def build_graph(self, z: Tensor, seconds: dict[str, float] | None = None) -> Graph:
+        """Return the normalized graph of embeddings `(p, d)`; the time of its stages is added to `seconds`."""
+        seconds = {} if seconds is None else seconds
         k = min(self.k, len(z) - 1)
-        points = whiten(z) if self.whiten else z
+        points = whiten(z, num_components=self.num_components) if self.whiten else z
         neighbors = _timed(seconds, "neighbors", lambda: find_neighbors(points, k, metric=self.metric))
-        graph = _timed(
+        return _timed(
             seconds,
             "graph",
             lambda: normalize_graph(build_graph(points, neighbors, kernel=self.kernel, symmetrize=self.symmetrize)),
         )
-        targets = label_matrix(label[pool], data.num_classes, balance=self.balance)
-        solution = _timed(
-            seconds,
-            "spread",
-            lambda: spread_labels(
-                graph, targets, alpha=self.alpha, solver=self.solver, initial=initial, on_failure="warn"
-            ),
+
+    def solve(
+        self, graph: Graph, label: Tensor, num_classes: int, *, initial: Tensor | None = None
+    ) -> tuple[Solution, PseudoLabels]:
+        """Spread labels `(p,)` int64, `UNLABELED` where unknown, over the graph of the p pool items.
+
+        Args:
+            graph: From `build_graph`.
+            label: One label per node.
+            num_classes: Number of classes c.
+            initial: First guess of the scores `(p, c)`.
+        """
+        targets = label_matrix(label, num_classes, balance=self.balance)
+        solution = spread_labels(
+            graph, targets, alpha=self.alpha, solver=self.solver, initial=initial, on_failure="warn"
         )
-        found = pseudo_labels(solution.value, label[pool], prior=self.prior)
+        return solution, pseudo_labels(solution.value, label, prior=self.prior)
+
+    def spread(self, z: Tensor, data: FewLabelData, *, initial: Tensor | None = None) -> Spread:
+        """Build the graph of pool embeddings, spread the given labels, and return all that came of it.
+
+        Args:
+            z: Embeddings of the pool's items in ascending order `(p, d)`.
+            data: Whose split and given labels to use.
+            initial: First guess of the scores `(p, c)`.
+        """
+        seconds: dict[str, float] = {}
+        label, pool = data.given_label.to(z.device), data.split.pool.to(z.device)
+        graph = self.build_graph(z, seconds)
+        solution, found = _timed(
+            seconds, "spread", lambda: self.solve(graph, label[pool], data.num_classes, initial=initial)
+        )
         facts = {
-            "k": k,
+            "k": min(self.k, len(z) - 1),
             "metric": self.metric,
+            "whiten": self.whiten,
             "kernel": type(self.kernel).__name__,
             "alpha": self.alpha,
             "num_edges": graph.num_edges,
@@ -135,7 +153,7 @@ class RefreshPseudoLabels(Callback):
             "status": solution.status.value,
             "error_bound": float(solution.error_bound.max()),
         }
-        return Spread(z, solution.value, _scatter(found, pool, label), facts, seconds)
+        return Spread(graph, solution.value, _scatter(found, pool, label), facts, seconds)
 
     def refresh(self, trainer: Trainer, pl_module: FewLabelClassifier, *, progress: bool = False) -> Spread:
         """Embed the pool with the module's best weights, spread, and give the module its pseudo-labels."""

@@ -175,7 +175,10 @@ def _build(spec: Any, path: Path) -> Any:
             "Build the backbone yourself and pass it: load_classifier(folder, backbone=...)."
         )
     module_name, _, name = class_path.rpartition(".")
-    make = getattr(importlib.import_module(module_name), name, None)
+    try:
+        make = getattr(importlib.import_module(module_name), name, None)
+    except ImportError as error:
+        raise ConfigError(f"{path} names {class_path}, which cannot be imported here: {error}.") from error
     is_network = isinstance(make, type) and issubclass(make, nn.Module)
     if make is None or not (is_network or getattr(make, "__module__", "").startswith(_REBUILDABLE)):
         raise ConfigError(f"{path} names {class_path}, which is no network.")

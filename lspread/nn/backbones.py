@@ -156,7 +156,12 @@ def create_backbone(
         ConfigError: Unknown name, an option that the name does not have, no such file, or weights that do not fit.
         DataError: The file is damaged or holds something other than weights.
     """
-    options = {"widths": widths, "blocks_per_stage": blocks_per_stage, "stem_stride": stem_stride, "pool_size": pool_size}
+    options = {
+        "widths": widths,
+        "blocks_per_stage": blocks_per_stage,
+        "stem_stride": stem_stride,
+        "pool_size": pool_size,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     if in_channels < 1:
         raise ConfigError(f"create_backbone needs in_channels >= 1; got {in_channels}.")

@@ -1,7 +1,7 @@
 """Label spreading and label propagation as layers."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,13 @@ class GraphLayer(nn.Module):
             raise ConfigError(
                 f"kernel must be 'self_tuning', 'gaussian', 'cosine', 'uniform' or a Kernel; got {kernel!r}."
             )
+        for name, value, choices in (
+            ("metric", metric, get_args(Metric)),
+            ("symmetrize", symmetrize, get_args(Symmetrize)),
+            ("on_failure", on_failure, get_args(OnFailure)),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} must be one of {choices}; got {value!r}.")
         self.num_classes, self.k, self.kernel = num_classes, k, kernel
         self.metric: Metric = "cosine" if kernel == "cosine" else metric
         self.symmetrize: Symmetrize = symmetrize
@@ -215,7 +222,8 @@ class LabelSpreading(GraphLayer):
 
     def solve(self, graph: Graph, label: Tensor) -> Solution:
         """Return the certified solution on a symmetric graph that is not normalized."""
-        targets = label_matrix(label, self.num_classes, balance=self.balance, ptr=graph.ptr).to(graph.edge_weight.dtype)
+        dtype = graph.edge_weight.dtype
+        targets = label_matrix(label, self.num_classes, balance=self.balance, ptr=graph.ptr, dtype=dtype).to(dtype)
         return spread_labels(
             normalize_graph(graph), targets, alpha=self.alpha, solver=self.solver, on_failure=self.on_failure
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from lspread.errors import ConfigError, SolveError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, tolerance, unit_scale
+from lspread.solve.solvers import certify, check_options, first_guess, tolerance, unit_scale
 
 __all__ = ["ConjugateGradient"]
 
@@ -68,7 +68,7 @@ class ConjugateGradient:
         rhs = rhs / operator.broadcast(scale)
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
-        x = torch.zeros_like(rhs) if initial is None else initial / operator.broadcast(scale)
+        x = first_guess(operator, rhs, initial, scale)
         has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
         num_steps = 0
         for attempt in range(NUM_RESTARTS):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, tolerance, unit_scale
+from lspread.solve.solvers import certify, check_options, first_guess, tolerance, unit_scale
 
 __all__ = ["FixedPoint"]
 
@@ -46,17 +46,15 @@ class FixedPoint:
         scale = unit_scale(operator, rhs)
         rhs = rhs / operator.broadcast(scale)
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
-        x = torch.zeros_like(rhs) if initial is None else initial / operator.broadcast(scale)
+        x = first_guess(operator, rhs, initial, scale)
         num_steps = 0
         while num_steps < self.max_steps:
             residual = rhs - operator.matmul(x)
             norm = operator.norm(residual)
-            is_active = ~(norm <= goal)
-            if self.check_every and num_steps % self.check_every == 0:
-                # sync: all done, or growing without bound?
-                done, lost = torch.stack([~is_active.any(), ~torch.isfinite(norm).all()]).tolist()
-                if done or lost:
-                    break
+            # What has grown without bound is lost, and stands still as well; the others go on.
+            is_active = (norm > goal) & torch.isfinite(norm)
+            if self.check_every and num_steps % self.check_every == 0 and not bool(is_active.any()):  # sync: all done?
+                break
             x += operator.broadcast(is_active.to(x.dtype)) * residual
             num_steps += 1
         return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps)

@@ -9,7 +9,7 @@ from lspread.errors import ConfigError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
 
-__all__ = ["Solver", "certify", "check_options", "tolerance", "unit_scale"]
+__all__ = ["Solver", "certify", "check_options", "first_guess", "tolerance", "unit_scale"]
 
 RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Relative residual asked for by default; float32 cannot go much lower when A is as ill-conditioned as alpha = 0.99."""
@@ -40,6 +40,16 @@ def unit_scale(operator: LinearOperator, rhs: Tensor) -> Tensor:
     size = operator.inner(rhs.abs(), torch.ones_like(rhs))
     exponent = torch.frexp(size).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT)
     return torch.ldexp(torch.ones_like(size), exponent)
+
+
+def first_guess(operator: LinearOperator, rhs: Tensor, initial: Tensor | None, scale: Tensor) -> Tensor:
+    """Return a new `(n, c)` to start from: zero, or `initial` divided by `scale`.
+
+    Where a graph's whole column of b is zero, so is x, and no relative tolerance could ever be met from elsewhere.
+    """
+    if initial is None:
+        return torch.zeros_like(rhs)
+    return torch.where(operator.broadcast(operator.norm(rhs) == 0), 0, initial / operator.broadcast(scale))
 
 
 def tolerance(operator: LinearOperator, rhs: Tensor, rtol: float | None, atol: float | Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def test_geometry_against_scipy(
     angle, scale, shear = options
     image = images(1, 1, *shape).double()
     monkeypatch.setattr(
-        torch, "rand", lambda *_, **__: torch.tensor([[0.5], [0.5], [1.0], [1.0], [1.0], [0.0]]).double()
+        torch, "rand", lambda *_, **__: torch.tensor([0.5, 0.5, 1.0, 1.0, 1.0, 0.0] + [0.5] * 4).double()[:, None]
     )
     module = RandomAffine(
         rotate=abs(angle), scale=(scale, scale), shear=abs(shear), flip=1.0 if is_flipped else 0.0, padding="zeros"

@@ -10,7 +10,7 @@ METRICS = ["euclidean", "cosine"]
 
 
 def check_exact(neighbors, z, k, metric="euclidean", atol=1e-6):
-    """Compare with all sorted distances; ties may come in any order, so distances are compared and then who they are."""
+    """Compare with all sorted distances; ties may come in any order, so distances are compared, not numbers."""
     index, distance = neighbors.index, neighbors.distance.double()
     every = reference.distances(z, metric)
     wanted = every.topk(k, largest=False).values
@@ -184,7 +184,12 @@ def test_no_gradient_and_input_untouched():
             r"give ptr or batch, not both",
         ),
         (torch.zeros(4, 2), 1, {"batch": torch.tensor([0, 1, 0, 1])}, r"batch must be ascending"),
-        (torch.zeros(4, 2), 1, {"batch": torch.zeros(3, dtype=torch.int64)}, r"one int64 graph number per node.*\(3,\)"),
+        (
+            torch.zeros(4, 2),
+            1,
+            {"batch": torch.zeros(3, dtype=torch.int64)},
+            r"one int64 graph number per node.*\(3,\)",
+        ),
         (torch.zeros(4, 2), 1, {"batch": torch.zeros(4)}, r"one int64 graph number per node.*float32"),
         (torch.zeros(4, 2), 1, {"ptr": torch.tensor([0, 3])}, r"ptr must run from 0 to the 4 rows"),
         (torch.zeros(4, 2), 1, {"ptr": torch.tensor([0, 3, 2, 4])}, r"without decreasing"),

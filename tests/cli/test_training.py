@@ -1,0 +1,346 @@
+"""A folder of pictures and six labels in, a run folder out; its files agree with one another."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from lspread.cli.main import main
+from lspread.cli.progress import EpochLines
+from lspread.data import FashionMNIST, FewLabelSplit, decode_image
+from lspread.lit.saved_model import load_classifier
+from lspread.report import read_results
+
+
+def read_table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_file_is_there(finished_run):
+    found = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
+    expected = {
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "metrics.csv",
+        "model.json",
+        "model.safetensors",
+        "predictions.csv",
+        "report.html",
+        "results.json",
+        "split.json",
+        "versions.json",
+    }
+    assert {name for name in found if not name.startswith("thumbnails/")} == expected
+
+
+def test_predictions_have_a_row_for_every_picture_and_keep_given_labels(finished_run, photos):
+    rows = {row["item"]: row for row in read_table(finished_run / "predictions.csv")}
+    assert sorted(rows) == sorted(photos.label)
+    for file, row in rows.items():
+        if file in photos.given:
+            assert (row["label"], row["confidence"], row["status"]) == (photos.given[file], "1.0000", "given")
+        else:
+            assert row["status"] == ("held_out" if file in photos.val else "pseudo")
+            assert 1 / 3 - 1e-4 <= float(row["confidence"]) <= 1
+
+
+def test_results_agree_with_predictions_and_truth(finished_run, photos):
+    rows = {row["item"]: row for row in read_table(finished_run / "predictions.csv")}
+    results = read_json(finished_run / "results.json")
+    data = results["data"]
+    assert data["class_names"] == ["blue", "green", "red"]
+    assert (data["num_items"], data["num_labeled"], data["num_unlabeled"], data["num_val"]) == (42, 6, 30, 6)
+    assert data["image_shape"] == [3, 12, 12]
+    assert results["class_counts"]["given"] == [2, 2, 2]
+    unlabeled = Counter(row["label"] for row in rows.values() if row["status"] == "pseudo")
+    assert results["class_counts"]["predicted"] == [unlabeled[name] for name in data["class_names"]]
+    assert results["class_counts"]["true"] is None  # nobody told the run
+    # The only truth beside the given labels is in val.csv.
+    assert {score["on"] for score in results["scores"]} == {"val"}
+    score = {score["key"]: score for score in results["scores"]}
+    assert set(score) == {"classifier", "knn", "logistic_regression"}
+    right = sum(rows[file]["label"] == label for file, label in photos.val.items())
+    assert score["classifier"]["accuracy"] == right / 6
+    assert np.trace(results["confusion"]["matrix"]) == right
+    assert np.sum(results["confusion"]["matrix"]) == 6
+    checks = {check["key"]: check for check in results["cross_validation"]}
+    assert set(checks) == {"graph", "knn", "logistic_regression"}
+    assert all(check["num_items"] == 6 for check in checks.values())
+    # Colors are easy: what everybody can do must not come out as nonsense.
+    assert score["knn"]["accuracy"] == 1
+
+
+def test_shown_pictures_are_the_right_ones(finished_run, photos):
+    rows = {row["item"]: row for row in read_table(finished_run / "predictions.csv")}
+    results = read_json(finished_run / "results.json")
+    assert {picture["item"] for picture in results["given"]} == set(photos.given)
+    for kind in ("most_certain", "least_certain", "given"):
+        for picture in results[kind]:
+            row = rows[picture["item"]]
+            assert picture["label"] == row["label"]
+            assert picture["confidence"] == float(row["confidence"])
+            thumbnail = np.asarray(Image.open(finished_run / picture["thumbnail"]))
+            expected = decode_image(photos.root / picture["item"], 12, 3).permute(1, 2, 0).numpy()
+            assert np.array_equal(thumbnail, expected)
+    confidence = [float(row["confidence"]) for row in rows.values() if row["status"] == "pseudo"]
+    assert results["most_certain"][0]["confidence"] == max(confidence)
+    assert results["least_certain"][0]["confidence"] == min(confidence)
+
+
+def test_map_is_a_principal_component_analysis(finished_run):
+    place = read_json(finished_run / "results.json")["map"]
+    assert len(place["x"]) == len(place["y"]) == len(place["label"]) == 36  # the pool
+    assert sum(place["given"]) == 6
+    xy = np.array([place["x"], place["y"]])
+    assert abs(xy.mean(1)).max() < 1e-4
+    covariance = np.cov(xy)
+    assert abs(covariance[0, 1]) < 1e-4
+    assert covariance[0, 0] >= covariance[1, 1]
+    assert 0 < place["explained"] <= 1
+
+
+def test_split_versions_metrics_and_report(finished_run, photos):
+    split = FewLabelSplit.load(finished_run / "split.json")
+    items = sorted(photos.label)
+    assert {items[i] for i in split.labeled.tolist()} == set(photos.given)
+    assert {items[i] for i in split.val.tolist()} == set(photos.val)
+    versions = read_json(finished_run / "versions.json")
+    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
+    assert {"python", "lightning", "lspread", "os"} <= set(versions)
+    metrics = read_table(finished_run / "metrics.csv")
+    assert {row["epoch"] for row in metrics} == {"0", "1", "2", "3"}
+    page = (finished_run / "report.html").read_text(encoding="utf-8")
+    assert read_results(finished_run).title in page
+    assert "42" in page
+
+
+def test_config_is_complete_and_makes_the_same_model(finished_run, photos):
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert config["run_dir"] == str(finished_run)
+    assert config["data"]["init_args"]["root"] == str(photos.root)
+    assert config["model"]["backbone"]["init_args"]["widths"] == [8, 16]
+    assert config["seed_everything"] == 0
+    assert config["trainer"]["precision"] == "auto"
+
+
+def test_saved_model_predicts_what_the_table_says(finished_run, photos):
+    rows = {row["item"]: row for row in read_table(finished_run / "predictions.csv")}
+    model = load_classifier(finished_run)
+    files = [file for file in photos.label if file not in photos.given]
+    image = torch.stack([decode_image(photos.root / file, 12, 3) for file in files])
+    with torch.no_grad():
+        confidence, c = model(image).softmax(1).max(1)
+    assert [model.class_names[i] for i in c.tolist()] == [rows[file]["label"] for file in files]
+    expected = torch.tensor([float(rows[file]["confidence"]) for file in files])
+    torch.testing.assert_close(confidence, expected, atol=2e-3, rtol=0)
+
+
+def test_summary_is_printed_last(finished_run, photos, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    (copy / "report.html").unlink()
+    assert main(["report", str(copy)]) == 0
+    assert capsys.readouterr().out == f"{copy / 'report.html'}\n"
+    assert (copy / "report.html").stat().st_size > 10_000
+    assert main(["fit", str(copy), "--trainer.max_epochs", "5"]) == 0
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[-1].strip().startswith(str(copy / "checkpoints" / "last.ckpt"))
+    text = "\n".join(lines)
+    for name in ("report.html", "predictions.csv", "model.safetensors"):
+        assert str(copy / name) in text
+    assert "trained classifier" in text
+    assert "logistic regression on the same embeddings" in text
+    assert "precision: " in text
+    # One epoch more than before, on top of the old ones.
+    assert {row["epoch"] for row in read_table(copy / "metrics.csv")} == {"0", "1", "2", "3", "4"}
+
+
+def test_a_finished_run_is_not_overwritten(finished_run, photo_arguments, capsys):
+    before = (finished_run / "results.json").read_bytes()
+    assert main(photo_arguments(finished_run)) == 1
+    assert f"{finished_run} already holds a run" in capsys.readouterr().err
+    assert (finished_run / "results.json").read_bytes() == before
+
+
+def test_validate_and_predict_leave_the_run_as_it_is(finished_run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert main(["validate", str(copy)]) == 0
+    printed = capsys.readouterr().out
+    score = next(s for s in read_json(copy / "results.json")["scores"] if s["key"] == "classifier")
+    assert "val_accuracy" in printed
+    assert f"{score['accuracy']:.4f}"[:5] in printed
+    assert main(["predict", str(copy)]) == 0
+    path = copy / "predict.csv"
+    assert str(path) in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+    kinds = {"pseudo", "unreached"}
+    for old, new in zip(read_table(copy / "predictions.csv"), read_table(path), strict=True):
+        assert (old["item"], old["label"]) == (new["item"], new["label"])
+        assert old["status"] == new["status"] or {old["status"], new["status"]} == kinds
+        assert float(old["confidence"]) == pytest.approx(float(new["confidence"]), abs=2e-3)
+
+
+def test_testing_needs_a_trained_run(tmp_path, capsys):
+    assert main(["test", str(tmp_path)]) == 1
+    assert "run folder with config.yaml and checkpoints/last.ckpt" in capsys.readouterr().err
+    assert main(["test", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,label\n", "label"),
+        ("file,label\n01 picture.png,green\n02 picture.png,green\n", "one class only"),
+        ("file,label\nnot there.png,green\n01 picture.png,red\n", "not there.png"),
+    ],
+)
+def test_bad_labels_are_explained_before_training(table, message, photos, photo_arguments, tmp_path, capsys):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(table)
+    run_dir = tmp_path / "run"
+    arguments = photo_arguments(run_dir, "--data.labels_csv", str(labels), "--data.val_csv", "null")
+    assert main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("lspread: error: ")
+    assert message in printed.lower()
+    assert not (run_dir / "checkpoints").exists()
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(photo_arguments, tmp_path, monkeypatch, capsys):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert main(photo_arguments(whole)) == 0
+    on_train_epoch_start = EpochLines.on_train_epoch_start
+
+    def press_ctrl_c(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+        on_train_epoch_start(self, trainer, pl_module)
+
+    monkeypatch.setattr(EpochLines, "on_train_epoch_start", press_ctrl_c)
+    assert main(photo_arguments(halves)) == 130
+    printed = capsys.readouterr().err
+    command = f"lspread fit --config {halves}/config.yaml --ckpt_path {halves}/checkpoints/last.ckpt"
+    assert command in printed
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert not (halves / "results.json").exists()
+    monkeypatch.setattr(EpochLines, "on_train_epoch_start", on_train_epoch_start)
+    assert main(command.split()[1:]) == 0
+    expected, found = load_file(whole / "model.safetensors"), load_file(halves / "model.safetensors")
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+    assert (whole / "predictions.csv").read_text() == (halves / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 1), (2, 0)])
+def test_a_run_interrupted_inside_an_epoch_goes_on(epoch, batch, photo_arguments, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+
+    def press_ctrl_c(self, trainer, pl_module, *others):
+        if (trainer.current_epoch, others[-1]) == (epoch, batch):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochLines, "on_train_batch_start", press_ctrl_c)
+        assert main(photo_arguments(run_dir)) == 130
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2 * epoch + batch
+    assert main(["fit", str(run_dir)]) == 0
+    assert (run_dir / "report.html").exists()
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child process")
+def test_ctrl_c_inside_an_epoch_leaves_a_run_that_can_go_on(photo_arguments, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "lspread", *photo_arguments(run_dir, "--trainer.max_epochs", "100000")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell may have started the tests with SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 4/"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, printed
+    assert f"lspread fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt" in printed
+    assert "Traceback" not in printed
+    checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] >= 4
+    stop = str(checkpoint["epoch"] + 2)
+    assert main(["fit", str(run_dir), "--trainer.max_epochs", stop]) == 0
+    assert (run_dir / "report.html").exists()
+
+
+def write_fashion(folder):
+    """Write four idx files with 200 training and 40 test images."""
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 200), ("t10k", 40)):
+        label = np.arange(count) % 10
+        image = draw.integers(0, 60, (count, 28, 28)) + 15 * label[:, None, None]
+        for kind, array, rank in (("images", image, 3), ("labels", label, 1)):
+            header = bytes([0, 0, 8, rank]) + b"".join(int(size).to_bytes(4, "big") for size in array.shape)
+            (folder / f"{part}-{kind}-idx{rank}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder", "supervised"])
+def test_every_settings_file_builds_and_takes_a_step(name, photos, tmp_path, config_path):
+    arguments = ["fit", "--config", config_path(name), "--run_dir", str(tmp_path / "run"), "--trainer.accelerator=cpu"]
+    config = yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8"))
+    warmup = config["model"]["warmup_epochs"]
+    # One step of each stage: the contrastive one, if there is one, and the one with pseudo-labels.
+    arguments += ["--trainer.limit_train_batches=1", f"--model.warmup_epochs={min(1, warmup)}"]
+    arguments += [f"--trainer.max_epochs={1 + min(1, warmup)}", "--data.batch_size=32"]
+    if config["data"]["class_path"] == "lspread.data.FashionMNIST":
+        write_fashion(tmp_path)
+        arguments += ["--data.root", str(tmp_path)]
+        assert FashionMNIST(str(tmp_path)).num_classes == 10
+    if name == "image_folder":
+        arguments += ["--data.root", str(photos.root)]
+    assert main(arguments) == 0
+    results = read_results(tmp_path / "run")
+    assert (not results.graph) == (name == "supervised")
+    assert results.num_labeled == {"digits": 10, "image_folder": 6}.get(name, 100)
+
+
+def test_demo_is_the_digits_file(tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    quick = ["--trainer.max_epochs=2", "--model.warmup_epochs=1", "--trainer.limit_train_batches=1"]
+    assert main(["demo", "--seed", "3", "--run_dir", str(run_dir), *quick]) == 0
+    printed = capsys.readouterr().out
+    assert "ten of them labeled" in printed
+    assert "digits.yaml" in printed
+    rows = read_table(run_dir / "predictions.csv")
+    assert len(rows) == 1797
+    assert sorted(row["label"] for row in rows if row["status"] == "given") == list("0123456789")
+    assert printed.rstrip().splitlines()[-1].strip().startswith(str(run_dir))
+    assert main(["demo", "--help"]) == 0

@@ -1,0 +1,271 @@
+"""The few-label classifier: each piece of the loss against its formula, and what the loop promises."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lspread.errors import ConfigError
+from lspread.labels import contrastive_loss, label_matrix, normalize_scores
+from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
+from lspread.lit.random_state import RandomState
+from lspread.typing import UNLABELED
+
+from .conftest import NUM_CLASSES, make_data, make_model
+
+SAME = nn.Identity()
+
+
+def first_batch(model: FewLabelClassifier, make_trainer: Callable[..., Trainer], **options: Any) -> dict[str, Any]:
+    """Give the model its data and pseudo-labels as training would, and return one batch."""
+    data = make_data(**options)
+    data.setup()
+    trainer = make_trainer()
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    model.trainer = trainer
+    model.setup("fit")
+    refresh = RefreshPseudoLabels(k=5)
+    refresh.refresh(trainer, model)
+    loaders = data.train_dataloader()
+    torch.manual_seed(3)
+    return {name: next(iter(loader)) for name, loader in loaders.items()}
+
+
+def embeddings(model: FewLabelClassifier, batch: dict[str, Any], *names: str) -> Tensor:
+    image = torch.cat([batch[name]["image"] for name in names]).float() / 255
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in model.moments or ())
+    return model.backbone((image - mean) / std)
+
+
+def test_supervised_and_pseudo_losses_are_their_formulas(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=SAME)
+    batch = first_batch(model, make_trainer)
+    model.train()
+    losses = model._labeled_losses(batch)
+    model.load_state_dict(model.state_dict())
+    logits = model.head(embeddings(model, batch, "labeled", "pool"))
+    given = model.given_label[batch["labeled"]["index"]]
+    assert (given != UNLABELED).all()
+    size = len(given)
+    expected = -logits[:size].log_softmax(1)[torch.arange(size), given].mean()
+    torch.testing.assert_close(losses["supervised"], expected)
+    pseudo, rows = model.pseudo, batch["pool"]["index"]
+    assert pseudo is not None
+    weight = pseudo.weight[rows] * pseudo.class_weight[pseudo.label[rows]]
+    loss = -logits[size:].log_softmax(1).gather(1, pseudo.label[rows, None]).squeeze(1)
+    torch.testing.assert_close(losses["pseudo"], (weight * loss).sum() / weight.sum())
+    assert set(losses) == {"supervised", "pseudo"}
+
+
+def test_contrastive_loss_sees_two_views_of_each_image(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(strong=SAME, warmup_epochs=1, temperature=0.3)
+    batch = first_batch(model, make_trainer)
+    loss = model._contrastive(batch["pool"]["image"])
+    projected = model._project(embeddings(model, batch, "pool", "pool"))
+    first, second = projected.chunk(2)
+    torch.testing.assert_close(loss, contrastive_loss(first, second, temperature=0.3))
+
+
+def test_in_batch_losses_hide_items_not_rows_and_reach_the_backbone(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=SAME, spread_weight=1.0, consistency_weight=1.0, spread_k=4, learn_spread=True)
+    batch = first_batch(model, make_trainer)
+    assert model.spread is not None
+    assert model.pseudo is not None
+    z = embeddings(model, batch, "labeled", "pool")
+    index = torch.cat([batch["labeled"]["index"], batch["pool"]["index"]])
+    torch.manual_seed(5)
+    losses = model._in_batch_losses(z, model.head(z), index)
+    torch.manual_seed(5)
+    is_hidden = (torch.rand(len(model.given_label)) < 0.5)[index]
+    label, trust = model.pseudo.label[index], model.pseudo.weight[index]
+    scores = model.spread(z, label_matrix(label, NUM_CLASSES) * (trust * ~is_hidden)[:, None])
+    share, is_reached = normalize_scores(scores)
+    rows = (is_hidden & (share[torch.arange(len(label)), label] > 0)).nonzero().flatten()
+    expected = -(trust[rows] * share[rows, label[rows]].log()).sum() / trust[rows].sum()
+    torch.testing.assert_close(losses["spread"], expected)
+    certain = 1 + torch.special.xlogy(share, share).sum(1) / math.log(NUM_CLASSES)
+    weight = (certain * is_reached * is_hidden).detach()
+    target = share.detach()
+    expected = (weight * -(target * model.head(z).log_softmax(1)).sum(1)).mean()
+    torch.testing.assert_close(losses["consistency"], expected)
+    losses["spread"].backward()
+    for parameter in (model.backbone.stem.weight, model.spread.logit_alpha, model.spread.log_bandwidth):  # type: ignore[union-attr]
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+
+
+def test_in_batch_path_needs_no_pseudo_labels(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(pseudo_weight=0.0, spread_weight=1.0, spread_k=4)
+    make_trainer(max_epochs=2).fit(model, datamodule=make_data())
+    assert model.pseudo is None
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_what_unlabeled_items_truly_are_changes_nothing(make_trainer: Callable[..., Trainer]) -> None:
+    weights = []
+    for is_scrambled in (False, True):
+        data = make_data()
+        data.setup()
+        label = data.evaluator.label(torch.arange(60))
+        if is_scrambled:
+            hidden = data.split.unlabeled
+            label[hidden] = (label[hidden] + 1) % NUM_CLASSES
+        data = make_data(label, num_labels_per_class=None, labeled_indices=data.split.labeled.tolist())
+        model = make_model(warmup_epochs=1, spread_weight=0.1, contrastive_weight=0.1)
+        torch.manual_seed(1)
+        make_trainer(RefreshPseudoLabels(k=5), max_epochs=3).fit(model, datamodule=data)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+
+
+def test_training_learns_the_bars(make_trainer: Callable[..., Trainer]) -> None:
+    torch.manual_seed(0)
+    data, model = make_data(), make_model(lr=1e-2)
+    make_trainer(RefreshPseudoLabels(k=5), max_epochs=15).fit(model, datamodule=data)
+    predicted = torch.cat([model(batch["image"]) for batch in data.predict_dataloader()]).argmax(1)
+    accuracy = data.evaluator.accuracy(predicted, data.split.unlabeled)
+    assert accuracy is not None
+    assert accuracy >= 0.9
+
+
+def test_stopped_and_resumed_is_as_if_never_stopped(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.should_stop = trainer.current_epoch == 1
+
+    def fit(*callbacks: Callback, checkpoint: Path | None = None) -> tuple[Trainer, list[Tensor]]:
+        model = make_model(warmup_epochs=1, ramp_epochs=1)
+        # Fresh pseudo-labels in epochs 1 and 3: epoch 2 of the resumed run must go on with the saved ones.
+        refresh = RefreshPseudoLabels(k=5, every_n_epochs=2)
+        trainer = make_trainer(RandomState(), refresh, *callbacks, max_epochs=4)
+        trainer.fit(model, datamodule=make_data(), ckpt_path=checkpoint, weights_only=True)
+        return trainer, list(model.parameters())
+
+    torch.manual_seed(7)
+    _, whole = fit()
+    torch.manual_seed(7)
+    trainer, _ = fit(Stop())
+    assert trainer.current_epoch == 2
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    torch.manual_seed(99)
+    _, resumed = fit(checkpoint=tmp_path / "stopped.ckpt")
+    for before, after in zip(whole, resumed, strict=True):
+        # Loaded optimizer states have another memory layout, which may move the last bit of a sum.
+        torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-8)
+
+
+def test_learning_rate_climbs_and_falls_in_both_stages(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(warmup_epochs=5, lr=1e-2, warmup_lr=3e-2)
+    seen: list[float] = []
+
+    class Watch(RandomState):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    make_trainer(Watch(), RefreshPseudoLabels(k=5), max_epochs=15).fit(model, datamodule=make_data())
+    assert len(seen) == 45  # 60 images, 16 a step, the last 12 dropped
+    warm, main = seen[:15], seen[15:]
+    assert max(warm) == pytest.approx(3e-2)
+    assert warm.index(max(warm)) <= 1
+    assert warm[-1] < 1e-3
+    assert max(main) == pytest.approx(1e-2)
+    assert main.index(max(main)) <= 3
+    assert main[-1] < 1e-3
+    assert all(later <= earlier for earlier, later in zip(main[3:], main[4:], strict=False))
+
+
+def test_ramp_starts_small_and_ends_whole() -> None:
+    model = make_model(warmup_epochs=2, ramp_epochs=3, pseudo_weight=0.8)
+    found = []
+    for epoch in range(2, 7):
+        model.__class__ = type("At", (FewLabelClassifier,), {"current_epoch": epoch})
+        found.append(model._weight("pseudo"))
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+    assert model._weight("supervised") == 1.0
+
+
+def test_checkpoint_knows_the_moments_of_the_images(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    model = make_model(pseudo_weight=0.0)
+    data = make_data()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = FewLabelClassifier.load_from_checkpoint(
+        tmp_path / "model.ckpt", backbone=make_model().backbone, num_classes=NUM_CLASSES
+    )
+    image = next(iter(data.predict_dataloader()))["image"]
+    torch.testing.assert_close(again.eval()(image), model.eval()(image))
+    assert model.moments == (pytest.approx(list(data.mean)), pytest.approx(list(data.std)))
+    expected = model.head(model.backbone((image.float() / 255 - data.mean[0]) / data.std[0]))
+    torch.testing.assert_close(model(image), expected)
+
+
+def test_validation_and_test_accuracy_are_counted_by_hand(make_trainer: Callable[..., Trainer]) -> None:
+    test = torch.arange(30, 60)
+    data = make_data(test=test, val_fraction=0.2)
+    model = make_model()
+    trainer = make_trainer(RefreshPseudoLabels(k=5), max_epochs=2)
+    trainer.fit(model, datamodule=data)
+    model.eval()
+    found = trainer.test(model, datamodule=data, verbose=False)[0]["test_accuracy"]
+    image, truth = data.images.fetch(test), data.evaluator.label(test)
+    assert found == pytest.approx(float((model(image).argmax(1) == truth).float().mean()))
+    found = trainer.validate(model, datamodule=data, verbose=False)[0]["val_accuracy"]
+    image, truth = data.images.fetch(data.split.val), data.evaluator.label(data.split.val)
+    assert found == pytest.approx(float((model(image).argmax(1) == truth).float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, r"lr and temperature must be greater than 0; got lr=0.0"),
+        ({"pseudo_weight": -1.0}, r"pseudo_weight must be 0 or more; got -1.0"),
+        ({"warmup_epochs": -1}, r"warmup_epochs must be 0 or more"),
+        ({"backbone": nn.Flatten()}, r"num_features; Flatten does not\. Use lspread\.nn\.create_backbone"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_model(**options)
+
+
+def test_pseudo_labels_need_the_callback(make_trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(ConfigError, match=r"add the callback lspread\.lit\.RefreshPseudoLabels"):
+        make_trainer().fit(make_model(), datamodule=make_data())
+
+
+def test_data_of_another_kind_is_refused(make_trainer: Callable[..., Trainer]) -> None:
+    class Other(LightningDataModule):
+        def train_dataloader(self) -> list[int]:
+            return [0]
+
+    with pytest.raises(ConfigError, match=r"trains on a lspread\.data\.FewLabelData; got Other"):
+        make_trainer().fit(make_model(), datamodule=Other())
+
+
+def test_other_number_of_classes_is_refused(make_trainer: Callable[..., Trainer]) -> None:
+    model = FewLabelClassifier(make_model().backbone, 4)
+    with pytest.raises(ConfigError, match=r"num_classes=4, but the data has 3 classes"):
+        make_trainer().fit(model, datamodule=make_data())
+
+
+def test_model_without_moments_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"does not know the mean and deviation"):
+        make_model()(torch.zeros(1, 1, 8, 8))
+
+
+def test_cross_entropy_is_taken_in_float32(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=SAME)
+    batch = first_batch(model, make_trainer)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model._labeled_losses(batch)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    given = model.given_label[batch["labeled"]["index"]]
+    exact = cross_entropy(model.head(embeddings(model, batch, "labeled", "pool"))[: len(given)], given)
+    torch.testing.assert_close(losses["supervised"], exact, rtol=0.05, atol=0.05)

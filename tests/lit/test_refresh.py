@@ -1,0 +1,112 @@
+"""The epoch path: what the callback hands to the module is what the functions give, step by step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from lspread.errors import ConfigError
+from lspread.graph import build_graph, find_neighbors, normalize_graph, whiten
+from lspread.labels import label_matrix, pseudo_labels, spread_labels
+from lspread.lit import RefreshPseudoLabels
+from lspread.lit.refresh import averaged_backbone
+
+from .conftest import make_data, make_model
+
+
+def test_pseudo_labels_are_those_of_the_functions(make_trainer: Callable[..., Trainer]) -> None:
+    test = torch.arange(50, 60)
+    data = make_data(test=test)
+    model = make_model(lr=1e-12)  # so that the weights embed now what they embedded when the epoch started
+    refresh = RefreshPseudoLabels(k=5, alpha=0.9, prior="uniform")
+    make_trainer(refresh, max_epochs=1).fit(model, datamodule=data)
+    assert refresh.last is not None
+    torch.manual_seed(0)
+    model = make_model()
+    model.set_moments(data.mean, data.std)
+    pool = data.split.pool
+    with torch.no_grad():
+        z = whiten(model.backbone.eval()(model.normalize(data.images.fetch(pool))))
+    graph = normalize_graph(build_graph(z, find_neighbors(z, 5, metric="cosine")))
+    given = data.given_label[pool]
+    scores = spread_labels(graph, label_matrix(given, 3, balance=True), alpha=0.9).value
+    expected = pseudo_labels(scores, given, prior="uniform")
+    found = refresh.last.pseudo
+    torch.testing.assert_close(refresh.last.scores, scores, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.weight[pool], expected.weight, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found.label[pool], expected.label)
+    # Items outside the pool carry nothing.
+    assert found.weight[test].abs().max() == 0
+    assert not found.is_reached[test].any()
+    assert torch.equal(found.is_given.nonzero().flatten(), data.split.labeled)
+    assert refresh.last.facts["num_unreached"] == int((~expected.is_reached).sum())
+    assert refresh.last.facts["num_edges"] == graph.num_edges
+    assert set(refresh.last.seconds) == {"embed", "neighbors", "graph", "spread"}
+
+
+def test_everything_is_logged(make_trainer: Callable[..., Trainer]) -> None:
+    data, model, refresh = make_data(), make_model(), RefreshPseudoLabels(k=5)
+    trainer = make_trainer(refresh, max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    logged = trainer.callback_metrics
+    names = {"embed_seconds", "neighbors_seconds", "graph_seconds", "spread_seconds", "solver_steps", "solve_converged"}
+    names |= {"num_unreached", "pseudo_weight_mean", "pseudo_accuracy", "train_loss"}
+    assert names <= set(logged)
+    assert refresh.last is not None
+    right = data.evaluator.accuracy(refresh.last.pseudo.label, data.split.unlabeled)
+    assert float(logged["pseudo_accuracy"]) == pytest.approx(right)
+    assert float(logged["solve_converged"]) == 1.0
+
+
+def test_refreshes_when_due(make_trainer: Callable[..., Trainer]) -> None:
+    epochs: list[int] = []
+
+    class Counted(RefreshPseudoLabels):
+        def refresh(self, trainer: Trainer, pl_module: Any, **options: Any) -> Any:
+            epochs.append(trainer.current_epoch)
+            return super().refresh(trainer, pl_module, **options)
+
+    model = make_model(warmup_epochs=2)
+    make_trainer(Counted(k=5, every_n_epochs=3), max_epochs=9).fit(model, datamodule=make_data())
+    assert epochs == [2, 5, 8]
+
+
+def test_averaged_weights_embed(make_trainer: Callable[..., Trainer]) -> None:
+    model, refresh, seen = make_model(lr=0.1), RefreshPseudoLabels(k=5), []
+
+    class Look(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            average = next(c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging))._average_model
+            assert average is not None
+            found = averaged_backbone(trainer, pl_module)
+            same = torch.equal(found.stem.weight, pl_module.backbone.stem.weight)
+            seen.append((found is average.module.backbone, same))
+
+    make_trainer(Look(), EMAWeightAveraging(decay=0.9), refresh, max_epochs=2).fit(model, datamodule=make_data())
+    assert seen == [(True, True), (True, False)]
+
+
+def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[..., Trainer]) -> None:
+    labeled = [0, 1, 3, 4]  # classes 0 and 1; nobody labelled class 2
+    data = make_data(num_labels_per_class=None, labeled_indices=labeled)
+    refresh = RefreshPseudoLabels(k=500)
+    make_trainer(refresh, max_epochs=2).fit(make_model(), datamodule=data)
+    assert refresh.last is not None
+    assert refresh.last.facts["k"] == 59
+    assert torch.isfinite(refresh.last.pseudo.class_weight).all()
+    assert (refresh.last.pseudo.label != 2).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_n_epochs": 0}, r"every_n_epochs must be at least 1; got 0"),
+        ({"prior": "equal"}, r"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got 'equal'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RefreshPseudoLabels(**options)

@@ -1,0 +1,178 @@
+"""RunFolder without the command line: a trainer, a tensor of pictures, and an island that no label reaches."""
+
+import csv
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from lspread.data import TensorData
+from lspread.errors import ConfigError
+from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
+from lspread.lit.run_folder import RunFolder, RunLogger
+from lspread.lit.saved_model import load_classifier
+from lspread.lit.scores import wilson_interval
+from lspread.report import read_results
+from lspread.typing import UNLABELED
+
+NAMES = ["a, b", 'say "c"']
+
+
+class Pixels(nn.Module):
+    """The pixels themselves as embeddings, so that the test knows the graph."""
+
+    num_features = 4
+
+    def forward(self, image):
+        return image.flatten(1)
+
+
+def make_data():
+    """Forty pictures of 2 x 2 pixels in three groups; two of them have labels, the third is an island."""
+    generator = torch.Generator().manual_seed(0)
+    group = torch.arange(40) % 3
+    base = torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0]])[group]
+    noise = torch.randint(0, 40, (40, 4), generator=generator)
+    image = (base - noise).clamp(0).to(torch.uint8).view(40, 1, 2, 2)
+    label = group % 2  # the island belongs to class 0
+    label[39] = UNLABELED
+    test = torch.tensor([36, 37])
+    labeled = [0, 1, 3, 4]
+    return TensorData(image, label, NAMES, test=test, labeled_indices=labeled, batch_size=16, labeled_batch_size=4)
+
+
+def fit(run_dir, *callbacks, folder=None, **options):
+    torch.manual_seed(0)
+    data = make_data()
+    model = FewLabelClassifier(Pixels(), 2, weak=nn.Identity(), strong=nn.Identity(), lr=0.1)
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        callbacks=[*callbacks, folder or RunFolder(run_dir, seed=7)],
+        logger=RunLogger(run_dir),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(model, datamodule=data)
+    return data, model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run") / "deep" / "er"
+    refresh = RefreshPseudoLabels(k=10, metric="euclidean", whiten=False)
+    data, model = fit(run_dir, refresh)
+    with (run_dir / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return run_dir, data, model, rows, json.loads((run_dir / "results.json").read_text())
+
+
+def test_statuses(run):
+    _, data, _, rows, results = run
+    assert [row["item"] for row in rows] == data.items
+    island = [i for i in range(40) if i % 3 == 2 and i != 36 and i != 37]
+    expected = ["pseudo"] * 40
+    for i in island:
+        expected[i] = "unreached"
+    for i in (36, 37):
+        expected[i] = "held_out"
+    for i in (0, 1, 3, 4):
+        expected[i] = "given"
+    assert [row["status"] for row in rows] == expected
+    assert results["graph"]["num_unreached"] == len(island)
+
+
+def test_labels_are_the_classifiers_and_given_ones_are_kept(run):
+    _, data, model, rows, _ = run
+    with torch.no_grad():
+        confidence, predicted = model.eval()(data.images.fetch(torch.arange(40))).softmax(1).max(1)
+    for i, row in enumerate(rows):
+        if row["status"] == "given":
+            assert (row["label"], row["confidence"]) == (NAMES[int(data.given_label[i])], "1.0000")
+        else:
+            assert row["label"] == NAMES[int(predicted[i])]
+            assert float(row["confidence"]) == pytest.approx(float(confidence[i]), abs=1e-4)
+
+
+def test_scores_count_known_items_and_the_graph_fails_where_it_has_no_answer(run):
+    _, data, _, rows, results = run
+    truth = data.evaluator.label(torch.arange(40)).tolist()
+    score = {(entry["on"], entry["key"]): entry for entry in results["scores"]}
+    methods = {"classifier", "knn", "logistic_regression"}
+    assert set(score) == {("unlabeled", "graph")} | {(on, key) for on in ("unlabeled", "test") for key in methods}
+    for on, index in (("unlabeled", data.split.unlabeled.tolist()), ("test", [36, 37])):
+        known = [i for i in index if truth[i] != UNLABELED]
+        right = sum(rows[i]["label"] == NAMES[truth[i]] for i in known)
+        entry = score[on, "classifier"]
+        assert (entry["accuracy"], entry["num_items"]) == (right / len(known), len(known))
+        assert entry["ci95"] == pytest.approx(wilson_interval(right, len(known)))
+    # Item 39, whose truth nobody knows, is not counted; the graph is right exactly outside the island.
+    assert score["unlabeled", "graph"]["num_items"] == 33
+    reached = [i for i in data.split.unlabeled.tolist() if i % 3 != 2 and i != 39]
+    assert score["unlabeled", "graph"]["accuracy"] == len(reached) / 33
+    assert results["confusion"]["on"] == "unlabeled"
+    assert sum(map(sum, results["confusion"]["matrix"])) == 33
+    assert results["class_counts"]["given"] == [2, 2]
+    assert results["class_counts"]["true"] is None
+
+
+def test_cross_validation_and_seconds(run):
+    _, _, _, _, results = run
+    checks = {check["key"]: check for check in results["cross_validation"]}
+    assert set(checks) == {"graph", "knn", "logistic_regression"}
+    assert checks["graph"]["accuracy"] == 1.0
+    assert {"fit", "embed", "neighbors", "graph", "spread", "baselines"} <= set(results["seconds"])
+    assert all(value >= 0 for value in results["seconds"].values())
+
+
+def test_the_report_can_read_it(run):
+    run_dir, data, _, _, _ = run
+    results = read_results(run_dir)
+    assert (results.data_name, results.seed, results.num_labeled) == (data.name, "7", 4)
+    assert results.class_names == NAMES
+
+
+def test_a_model_made_in_python_is_loaded_into_a_backbone(run):
+    run_dir, data, model, _, _ = run
+    with pytest.raises(ConfigError, match="does not say how to build the backbone"):
+        load_classifier(run_dir)
+    loaded = load_classifier(run_dir, backbone=Pixels())
+    image = data.images.fetch(torch.arange(40))
+    torch.testing.assert_close(loaded(image), model.eval()(image))
+
+
+def test_a_run_without_a_graph_says_so(tmp_path):
+    model_options = {"pseudo_weight": 0.0}
+    torch.manual_seed(0)
+    data = make_data()
+    model = FewLabelClassifier(Pixels(), 2, weak=nn.Identity(), strong=nn.Identity(), lr=0.1, **model_options)
+    folder = RunFolder(tmp_path, title="mine")
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[folder], logger=False, enable_checkpointing=False)
+    trainer.fit(model, datamodule=data)
+    assert folder.results["graph"] is None
+    assert folder.results["title"] == "mine"
+    assert "graph" not in {entry["key"] for entry in folder.results["scores"]}
+    table = (tmp_path / "predictions.csv").read_text()
+    assert "unreached" not in table
+    assert table.count("pseudo") == 34
+
+
+def test_fast_dev_run_writes_nothing(tmp_path):
+    fit(tmp_path / "run", RefreshPseudoLabels(k=4), fast_dev_run=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_goes_on_with_its_metrics(tmp_path):
+    first = RunLogger(tmp_path)
+    first.log_metrics({"loss": 1.0, "epoch": 0}, step=1)
+    first.save()
+    second = RunLogger(tmp_path)
+    second.log_metrics({"loss": 0.5, "accuracy": 0.25, "epoch": 1}, step=2)
+    second.save()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["loss"], row["accuracy"]) for row in rows] == [("1", "1.0", ""), ("2", "0.5", "0.25")]

@@ -1,0 +1,379 @@
+"""One table of solvers; every test below meets every solver."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lspread.errors import ConfigError, GraphError, SolveError
+from lspread.graph import normalize_graph
+from lspread.labels import PropagationOperator, SpreadOperator, propagate_labels, spread_labels
+from lspread.solve import ConjugateGradient, Direct, FixedPoint, Status, linear_solve
+from tests import reference
+from tests.reference import from_dense, seeded
+
+# Name: how to make it with other options.
+SOLVERS = {
+    "conjugate_gradient": lambda **options: ConjugateGradient(**options),
+    "jacobi": lambda **options: ConjugateGradient(preconditioner="jacobi", **options),
+    "fixed_point": lambda **options: FixedPoint(**options),
+    "direct": lambda **options: Direct(**{"rtol": options["rtol"]} if "rtol" in options else {}),
+}
+ITERATIVE = [name for name in SOLVERS if name != "direct"]
+DTYPES = [torch.float32, torch.float64]
+ALPHA = 0.9
+
+
+def problem(n=20, seed=0, dtype=torch.float64, num_classes=3):
+    """Return a graph, targets with signs and sizes of every kind, and the dense float64 solution."""
+    w = reference.random_weights(n, seed=seed)
+    targets = torch.randn(n, num_classes, generator=seeded(seed + 1), dtype=torch.float64).to(dtype)
+    wanted = reference.spread(reference.normalize(w.to(dtype).double()), targets.double(), ALPHA)
+    return normalize_graph(from_dense(w.to(dtype))), targets, wanted
+
+
+def close(dtype):
+    return {"rtol": 2e-4, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 0.99])
+def test_agrees_with_dense_float64(name, dtype, alpha):
+    graph, targets, _ = problem(40, dtype=dtype)
+    s = graph.to_dense().double()
+    solution = spread_labels(graph, targets, alpha=alpha, solver=SOLVERS[name]())
+    torch.testing.assert_close(solution.value.double(), reference.spread(s, targets.double(), alpha), **close(dtype))
+    assert solution.status is Status.CONVERGED
+    assert solution.value.dtype == dtype
+    assert solution.residual.shape == solution.error_bound.shape == (1, 3)
+    right = (1 - alpha) * targets.double()
+    true_residual = (right - solution.value.double() + alpha * s @ solution.value.double()).norm(dim=0)
+    torch.testing.assert_close(
+        solution.residual[0].double(), true_residual, rtol=0.2, atol=1e-6 if dtype == torch.float32 else 1e-13
+    )
+    assert (solution.residual <= solution.tolerance).all()
+    torch.testing.assert_close(
+        solution.tolerance[0].double(), right.norm(dim=0) * (1e-5 if dtype == torch.float32 else 1e-12)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_batch_is_its_loop(name, dtype):
+    parts = [problem(n, seed=n, dtype=dtype) for n in (5, 17, 30)]
+    blocks = torch.block_diag(*(graph.to_dense() for graph, _, _ in parts))
+    ptr = torch.tensor([0, 5, 22, 22, 52])  # the third graph is empty
+    together = replace(from_dense(blocks, ptr), is_symmetric=True, normalization="symmetric")
+    solver = SOLVERS[name]()
+    found = spread_labels(together, torch.cat([targets for _, targets, _ in parts]), alpha=ALPHA, solver=solver)
+    assert found.status is Status.CONVERGED
+    assert found.residual.shape == (4, 3)
+    for (graph, targets, _), start, end, g in zip(parts, (0, 5, 22), (5, 22, 52), (0, 1, 3), strict=True):
+        alone = spread_labels(graph, targets, alpha=ALPHA, solver=solver)
+        rounding = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+        torch.testing.assert_close(found.value[start:end], alone.value, **rounding)
+        torch.testing.assert_close(found.tolerance[g], alone.tolerance[0])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("tiny", [1e-10, 1e-20, 1e-30])
+def test_tiny_right_hand_sides_in_float32(name, tiny):
+    """Squares of 1e-30 are zero in float32; each column of each graph must be solved all the same."""
+    graph, targets, wanted = problem(15, dtype=torch.float32)
+    both = torch.block_diag(graph.to_dense(), graph.to_dense())
+    batch = replace(from_dense(both, torch.tensor([0, 15, 30])), is_symmetric=True, normalization="symmetric")
+    size = torch.tensor([1.0, tiny, 1.0])
+    rows = torch.cat([targets * size, targets * tiny])  # a tiny column, and a tiny graph beside a large one
+    solution = spread_labels(batch, rows, alpha=ALPHA, solver=SOLVERS[name]())
+    scale = torch.cat([size.expand(15, 3), torch.full((15, 3), tiny)])
+    found = solution.value.double() / scale.double()
+    torch.testing.assert_close(found, torch.cat([wanted, wanted]), **close(torch.float32))
+    assert solution.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_column_and_class_without_labels(name, dtype):
+    graph, targets, wanted = problem(dtype=dtype)
+    targets[:, 1] = 0
+    solution = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name]())
+    assert solution.value[:, 1].eq(0).all()
+    assert solution.residual[0, 1] == 0
+    assert solution.status is Status.CONVERGED
+    torch.testing.assert_close(solution.value[:, [0, 2]].double(), wanted[:, [0, 2]], **close(dtype))
+    nothing = spread_labels(graph, torch.zeros_like(targets), alpha=ALPHA, solver=SOLVERS[name]())
+    assert nothing.value.eq(0).all()
+    assert nothing.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_columns_do_not_touch(name):
+    graph, targets, _ = problem()
+    whole = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name]()).value
+    for c in range(3):
+        alone = spread_labels(graph, targets[:, [c]], alpha=ALPHA, solver=SOLVERS[name]()).value
+        torch.testing.assert_close(whole[:, [c]], alone, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_component_without_label_stays_zero(name):
+    w = torch.block_diag(reference.random_weights(8), reference.random_weights(6, seed=1), torch.zeros(1, 1).double())
+    targets = torch.zeros(15, 2, dtype=torch.float64)
+    targets[0, 0] = targets[3, 1] = 1
+    found = spread_labels(normalize_graph(from_dense(w)), targets, solver=SOLVERS[name]()).value
+    assert found[8:].eq(0).all()
+    assert (found[:8] > 0).all()
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_warm_start(name, dtype):
+    graph, targets, wanted = problem(dtype=dtype)
+    cold = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name](check_every=1))
+    warm = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name](check_every=1), initial=cold.value)
+    assert warm.num_steps <= 1 < cold.num_steps
+    torch.testing.assert_close(warm.value, cold.value, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
+    bad = torch.full_like(targets, 1000)
+    before = bad.clone()
+    found = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name](), initial=bad)
+    torch.testing.assert_close(found.value.double(), wanted, **close(dtype))
+    assert torch.equal(bad, before), "the first guess was written to"
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_max_steps(name):
+    graph, targets, wanted = problem(60)
+    solver = SOLVERS[name](max_steps=3)
+    message = r"the solve ended as MAX_STEPS after 3 steps: the residual is .* times its tolerance.*on_failure='warn'"
+    with pytest.raises(SolveError, match=message):
+        spread_labels(graph, targets, alpha=ALPHA, solver=solver)
+    with pytest.warns(RuntimeWarning, match=message):
+        warned = spread_labels(graph, targets, alpha=ALPHA, solver=solver, on_failure="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ignored = spread_labels(graph, targets, alpha=ALPHA, solver=solver, on_failure="ignore")
+    for solution in (warned, ignored):
+        assert solution.status is Status.MAX_STEPS
+        assert solution.num_steps == 3
+        error = (solution.value - wanted).norm(dim=0)
+        assert (error <= solution.error_bound[0]).all()
+        assert (solution.residual > solution.tolerance).any()
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rtol", [0.3, 1e-2, 1e-4])
+@pytest.mark.parametrize("alpha", [0.5, 0.99])
+def test_error_bound_holds(name, dtype, rtol, alpha):
+    graph, targets, _ = problem(50, dtype=dtype)
+    solution = spread_labels(graph, targets, alpha=alpha, solver=SOLVERS[name](rtol=rtol, check_every=1))
+    wanted = reference.spread(graph.to_dense().double(), targets.double(), alpha)
+    error = (solution.value.double() - wanted).norm(dim=0)
+    assert (error <= solution.error_bound[0].double() * 1.001).all()
+    torch.testing.assert_close(solution.error_bound, solution.residual / (1 - alpha))
+    right = (1 - alpha) * targets.norm(dim=0)
+    assert (solution.residual[0] <= rtol * right * 1.001).all()
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_atol_is_in_units_of_the_residual(name, size):
+    graph, targets, _ = problem()
+    solver = SOLVERS[name](rtol=0.0, atol=1e-4, check_every=1)
+    solution = spread_labels(graph, targets * size, alpha=ALPHA, solver=solver)
+    assert solution.status is Status.CONVERGED
+    assert (solution.tolerance == 1e-4).all()
+    assert (solution.residual <= 1e-4).all()
+    if size < 1e-5:
+        assert solution.num_steps == 0
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_unreachable_tolerance_is_said(name):
+    graph, targets, wanted = problem(dtype=torch.float32)
+    solution = spread_labels(
+        graph, targets, alpha=ALPHA, solver=SOLVERS[name](rtol=1e-14, max_steps=400), on_failure="ignore"
+    )
+    assert solution.status in (Status.MAX_STEPS, Status.BREAKDOWN)
+    torch.testing.assert_close(solution.value.double(), wanted, **close(torch.float32))
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_without_looking(name):
+    graph, targets, wanted = problem(dtype=torch.float64)
+    solution = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name](check_every=0, max_steps=400))
+    assert solution.num_steps == 400
+    assert solution.status is Status.CONVERGED
+    torch.testing.assert_close(solution.value, wanted, **close(torch.float64))
+    looked = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name](check_every=1))
+    torch.testing.assert_close(solution.value, looked.value, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("where", ["weight", "targets", "initial"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nonfinite(name, where, value):
+    graph, targets, _ = problem()
+    initial = torch.zeros_like(targets)
+    if where == "weight":
+        weight = graph.edge_weight.clone()
+        weight[3] = value
+        graph = replace(graph, edge_weight=weight)
+    elif where == "targets":
+        targets[2, 1] = value
+    else:
+        initial[2, 1] = value
+    if name == "direct" and where == "initial":
+        return  # which it does not read
+    options = {"alpha": ALPHA, "solver": SOLVERS[name](), "initial": initial}
+    solution = spread_labels(graph, targets, on_failure="ignore", **options)
+    assert solution.status is Status.NONFINITE
+    with pytest.raises(SolveError, match=r"ended as NONFINITE.*Look for NaN or infinity in edge weights, targets"):
+        spread_labels(graph, targets, **options)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_nan_spoils_its_own_graph_only(name):
+    graph, targets, wanted = problem(12)
+    both = torch.block_diag(graph.to_dense(), graph.to_dense())
+    batch = replace(from_dense(both, torch.tensor([0, 12, 24])), is_symmetric=True, normalization="symmetric")
+    batch.edge_weight[0] = torch.nan
+    solution = spread_labels(
+        batch, torch.cat([targets, targets]), alpha=ALPHA, solver=SOLVERS[name](), on_failure="ignore"
+    )
+    assert solution.status is Status.NONFINITE
+    assert solution.residual[0].isnan().all()
+    torch.testing.assert_close(solution.value[12:], wanted, **close(torch.float64))
+    assert (solution.residual[1] <= solution.tolerance[1]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["fixed_point", "direct"])
+def test_random_walk(name, dtype):
+    w = reference.random_weights(25, seed=3).to(dtype)
+    targets = torch.randn(25, 2, generator=seeded(4), dtype=dtype)
+    graph = normalize_graph(from_dense(w), method="random_walk")
+    solution = spread_labels(graph, targets, alpha=ALPHA, solver=SOLVERS[name]())
+    wanted = reference.spread(reference.random_walk(w.double()), targets.double(), ALPHA)
+    torch.testing.assert_close(solution.value.double(), wanted, **close(dtype))
+    assert solution.error_bound.isinf().all(), "no bound is known for a matrix that is not symmetric"
+
+
+@pytest.mark.parametrize("name", ["conjugate_gradient", "jacobi"])
+def test_conjugate_gradient_refuses_what_is_not_spd(name):
+    graph = normalize_graph(from_dense(reference.random_weights(5)), method="random_walk")
+    with pytest.raises(SolveError, match=r"needs a symmetric positive definite operator; got is_spd=False.*FixedPoint"):
+        spread_labels(graph, torch.ones(5, 1, dtype=torch.float64), solver=SOLVERS[name]())
+
+
+@pytest.mark.parametrize("name", ["conjugate_gradient", "jacobi", "direct"])
+def test_breakdown_on_a_matrix_that_only_claims_to_be_positive(name):
+    # I - alpha S with S = 3 (ones - I): eigenvalues far below zero, is_spd is a lie.
+    s = 3 * (torch.ones(6, 6, dtype=torch.float64) - torch.eye(6, dtype=torch.float64))
+    graph = replace(from_dense(s), normalization="symmetric")
+    solution = spread_labels(
+        graph, torch.ones(6, 1, dtype=torch.float64), alpha=ALPHA, solver=SOLVERS[name](), on_failure="ignore"
+    )
+    assert solution.status in (Status.BREAKDOWN, Status.NONFINITE)
+    with pytest.raises(SolveError, match=r"ended as (BREAKDOWN|NONFINITE)"):
+        spread_labels(graph, torch.ones(6, 1, dtype=torch.float64), alpha=ALPHA, solver=SOLVERS[name]())
+
+
+def test_fixed_point_says_when_it_grows():
+    s = 3 * (torch.ones(6, 6) - torch.eye(6))
+    graph = replace(from_dense(s), normalization="symmetric")
+    solution = spread_labels(graph, torch.ones(6, 1), alpha=ALPHA, solver=FixedPoint(), on_failure="ignore")
+    assert solution.status is Status.NONFINITE
+    assert solution.num_steps < 1000
+
+
+@pytest.mark.parametrize("name", ["conjugate_gradient", "jacobi", "direct"])
+@pytest.mark.parametrize("ridge", [0.0, 0.2, 3.0])
+def test_propagation_operator(name, ridge):
+    w = reference.random_weights(20, seed=5)
+    is_given = torch.arange(20) % 7 == 0
+    targets = torch.rand(20, 3, generator=seeded(6), dtype=torch.float64)
+    solution = propagate_labels(from_dense(w), targets, is_given, ridge=ridge, solver=SOLVERS[name]())
+    wanted = reference.propagate(w, targets, is_given, ridge)
+    torch.testing.assert_close(solution.value, wanted, **close(torch.float64))
+    assert solution.error_bound.isinf().all() if ridge == 0 else (solution.error_bound < 1e-8).all()
+    loose = propagate_labels(from_dense(w), targets, is_given, ridge=ridge, solver=ConjugateGradient(rtol=0.05))
+    assert ((loose.value - wanted).norm(dim=0) <= loose.error_bound[0]).all()
+
+
+def test_operators_as_dense_matrices():
+    w = reference.random_weights(9, seed=7)
+    w[2, 2] = w[5, 5] = 0.7  # self-loops
+    unit = torch.eye(9, dtype=torch.float64)
+    for method, s in (("symmetric", reference.normalize(w)), ("random_walk", reference.random_walk(w))):
+        operator = SpreadOperator.from_graph(normalize_graph(from_dense(w), method=method), 0.8)
+        torch.testing.assert_close(operator.matmul(unit), unit - 0.8 * s)
+        torch.testing.assert_close(operator.transpose().matmul(unit), (unit - 0.8 * s).T)
+        torch.testing.assert_close(operator.transpose().transpose().matmul(unit), unit - 0.8 * s)
+        torch.testing.assert_close(operator.diagonal(), (unit - 0.8 * s).diagonal())
+        assert operator.is_spd is (method == "symmetric")
+    graph, is_free = from_dense(w), torch.arange(9) > 3
+    layout = operator.layout
+    held = PropagationOperator(layout, graph.edge_weight, w.sum(1), is_free, 0.3, graph.ptr)
+    wanted = torch.where(is_free[:, None] & is_free, torch.diag(w.sum(1) + 0.3) - w, 0) + torch.diag(
+        (~is_free).double()
+    )
+    torch.testing.assert_close(held.matmul(unit), wanted)
+    torch.testing.assert_close(held.diagonal(), wanted.diagonal())
+    assert held.eigenvalue_bound() <= torch.linalg.eigvalsh(wanted).min()
+
+
+def test_operator_space():
+    graph, _, _ = problem(6)
+    operator = replace(SpreadOperator.from_graph(graph, 0.5), ptr=torch.tensor([0, 2, 2, 6]))
+    x, y = torch.randn(2, 6, 3, generator=seeded(8), dtype=torch.float64)
+    wanted = torch.stack([(x[:2] * y[:2]).sum(0), torch.zeros(3).double(), (x[2:] * y[2:]).sum(0)])
+    torch.testing.assert_close(operator.inner(x, y), wanted)
+    torch.testing.assert_close(operator.norm(x), operator.inner(x, x).sqrt())
+    coef = torch.randn(3, 3, generator=seeded(9), dtype=torch.float64)
+    torch.testing.assert_close(operator.broadcast(coef), coef[[0, 0, 2, 2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConjugateGradient(rtol=-1.0), r"ConjugateGradient needs rtol >= 0.*got rtol=-1.0"),
+        (lambda: ConjugateGradient(rtol=float("nan")), r"got rtol=nan"),
+        (lambda: ConjugateGradient(max_steps=0), r"max_steps >= 1.*max_steps=0"),
+        (lambda: ConjugateGradient(check_every=-1), r"check_every >= 0.*check_every=-1"),
+        (lambda: ConjugateGradient(preconditioner="jacobbi"), r"'none' or 'jacobi'; got 'jacobbi'"),
+        (lambda: FixedPoint(atol=-1.0), r"FixedPoint needs.*atol=-1.0"),
+        (lambda: Direct(max_nodes=0), r"Direct needs.*max_nodes=0"),
+        (lambda: Direct(rtol=-1.0), r"Direct needs.*rtol=-1.0"),
+    ],
+)
+def test_options(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_direct_refuses_large_graphs():
+    graph, targets, _ = problem(20)
+    with pytest.raises(ConfigError, match=r"at most max_nodes=19 nodes; got one of 20"):
+        spread_labels(graph, targets, solver=Direct(max_nodes=19))
+    halves = torch.block_diag(reference.random_weights(10), reference.random_weights(10))
+    batch = normalize_graph(from_dense(halves, torch.tensor([0, 10, 20])))
+    spread_labels(batch, targets, solver=Direct(max_nodes=10))
+
+
+def test_linear_solve_errors():
+    graph, targets, _ = problem()
+    operator = SpreadOperator.from_graph(graph, ALPHA)
+    for name, rhs, initial in (
+        ("rhs", targets[:5], None),
+        ("rhs", targets.float(), None),
+        ("rhs", targets[:, 0], None),
+        ("initial", targets, targets.float()),
+        ("initial", targets, targets[:7]),
+    ):
+        with pytest.raises(GraphError, match=rf"{name} must be of shape \(20, c\), torch.float64 on cpu"):
+            linear_solve(operator, rhs, solver=ConjugateGradient(), initial=initial)
+    with pytest.raises(ConfigError, match=r"on_failure must be 'raise', 'warn' or 'ignore'; got 'shrug'"):
+        linear_solve(operator, targets, solver=ConjugateGradient(), on_failure="shrug")

@@ -1,0 +1,208 @@
+"""The hot path on a GPU that need not exist: fake tensors know shapes and devices, but no numbers.
+
+Reading a number (`.item()`, `.tolist()`, `bool(tensor)`, `nonzero`) raises there, and mixing devices does too, so a
+forward pass that runs shows that nothing stops the device. A second guard looks at every operation for results on the
+CPU. Backward passes cannot be faked: torch's engine refuses CUDA tensors where there is no GPU. Their pieces
+are forward computations (a transposed product, an `edge_dot`, the adjoint solve), and these are run here instead.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lspread.graph import (
+    CosinePower,
+    Gaussian,
+    SelfTuning,
+    Uniform,
+    build_graph,
+    edge_dot,
+    edge_matmul,
+    find_neighbors,
+    normalize_graph,
+    whiten,
+)
+from lspread.labels import (
+    PropagationOperator,
+    SpreadOperator,
+    contrastive_loss,
+    label_matrix,
+    propagate_labels,
+    pseudo_label_loss,
+    pseudo_labels,
+    spread_labels,
+    spread_score_loss,
+)
+from lspread.nn import LabelPropagation, LabelSpreading
+from lspread.solve import ConjugateGradient, Direct, FixedPoint, linear_solve
+
+# None of these looks at a residual.
+SOLVERS = {
+    "conjugate_gradient": ConjugateGradient(max_steps=10, check_every=0),
+    "jacobi": ConjugateGradient(max_steps=10, check_every=0, preconditioner="jacobi"),
+    "fixed_point": FixedPoint(max_steps=10, check_every=0),
+    "direct": Direct(),
+}
+SYNC = (DataDependentOutputException, DynamicOutputShapeException)
+
+
+class StayOnDevice(TorchDispatchMode):
+    """Refuse operations that read from the device, or whose result has rows and lies on the CPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert "_local_scalar_dense" not in str(func), f"{func} reads from the device"
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
+                # Numbers and short lists of sizes go to the device with the kernel launch or right after.
+                assert leaf.numel() <= 2, f"{func} left {tuple(leaf.shape)} on the CPU"
+        return out
+
+
+@pytest.fixture
+def device():
+    with FakeTensorMode(), StayOnDevice():
+        yield torch.device("cuda", 0)
+
+
+def points(device, *shape, dtype=torch.float32):
+    return torch.empty(*shape, device=device, dtype=dtype)
+
+
+def labels(device, *shape):
+    return torch.empty(*shape, device=device, dtype=torch.int64)
+
+
+def on_device(*tensors):
+    return all(tensor.device.type == "cuda" for tensor in tensors)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (3, 20, 5), (1500, 4)])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_find_neighbors(device, shape, metric, dtype):
+    neighbors = find_neighbors(points(device, *shape, dtype=dtype), 3, metric=metric)
+    num_nodes = torch.Size(shape[:-1]).numel()
+    assert neighbors.index.shape == neighbors.distance.shape == (num_nodes, 3)
+    assert on_device(neighbors.index, neighbors.distance, neighbors.ptr)
+    assert neighbors.distance.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (3, 20, 5)])
+@pytest.mark.parametrize("symmetrize", ["mean", "max", "mutual"])
+@pytest.mark.parametrize("kernel", [SelfTuning(), Gaussian(1.0), CosinePower(), Uniform()])
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_build_graph_of_fixed_size(device, shape, symmetrize, kernel, needs_grad):
+    z = points(device, *shape).requires_grad_(needs_grad)
+    neighbors = find_neighbors(z, 4, metric="cosine")
+    graph = normalize_graph(build_graph(z, neighbors, kernel=kernel, symmetrize=symmetrize, coalesce=False))
+    num_nodes = torch.Size(shape[:-1]).numel()
+    assert graph.num_edges == num_nodes * 4 * (1 if symmetrize == "mutual" else 2)
+    assert on_device(graph.edge_index, graph.edge_weight, graph.ptr)
+
+
+def fixed_graph(device, *shape):
+    z = points(device, *shape)
+    return build_graph(z, find_neighbors(z, 4), coalesce=False)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (3, 20, 5)])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_spread_and_propagate(device, shape, name):
+    if name == "direct" and len(shape) == 3:
+        pytest.skip("Direct reads the size of the largest graph of a batch, as its comment says")
+    graph = fixed_graph(device, *shape)
+    num_nodes = graph.num_nodes
+    label = labels(device, num_nodes)
+    targets = label_matrix(label, 3, balance=True, ptr=graph.ptr)
+    alpha = torch.empty((), device=device)
+    for found in (
+        spread_labels(normalize_graph(graph), targets, solver=SOLVERS[name], on_failure="ignore"),
+        spread_labels(normalize_graph(graph), targets, alpha=alpha, solver=SOLVERS[name], on_failure="ignore"),
+        propagate_labels(graph, targets, label != -1, solver=SOLVERS[name], on_failure="ignore"),
+    ):
+        assert found.value.shape == (num_nodes, 3)
+        assert found.residual.shape == found.error_bound.shape == (graph.num_graphs, 3)
+        assert on_device(found.value, found.residual, found.error_bound, found.tolerance)
+
+
+@pytest.mark.parametrize("name", ["fixed_point", "direct"])
+def test_random_walk(device, name):
+    graph = normalize_graph(fixed_graph(device, 30, 4), method="random_walk")
+    found = spread_labels(graph, points(device, 30, 2), solver=SOLVERS[name], on_failure="ignore")
+    assert on_device(found.value)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_pieces_of_the_backward_pass(device, transpose):
+    graph = normalize_graph(fixed_graph(device, 30, 4))
+    operator = SpreadOperator.from_graph(graph, 0.9)
+    grad, f = points(device, 30, 3), points(device, 30, 3)
+    adjoint = linear_solve(operator.transpose(), grad, solver=SOLVERS["conjugate_gradient"], on_failure="ignore").value
+    to_weight = edge_dot(operator.layout, adjoint, f)
+    to_x = edge_matmul(operator.layout, graph.edge_weight, grad, transpose=transpose)
+    assert to_weight.shape == graph.edge_weight.shape
+    assert to_x.shape == (30, 3)
+    is_free = torch.empty(30, dtype=torch.bool, device=device)
+    held = PropagationOperator(operator.layout, graph.edge_weight, points(device, 30), is_free, 0.1, graph.ptr)
+    out = linear_solve(held.transpose(), grad, solver=SOLVERS["jacobi"], on_failure="ignore").value
+    assert on_device(adjoint, to_weight, to_x, out)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")  # autocast, which the layer leaves anyway
+@pytest.mark.parametrize("kind", ["one", "stacked", "soft", "graph", "half", "learn"])
+@pytest.mark.parametrize("make", [LabelSpreading, LabelPropagation])
+@pytest.mark.parametrize("name", ["conjugate_gradient", "fixed_point"])
+def test_layers(device, kind, make, name):
+    options = {"learn_bandwidth": True} if kind == "learn" else {}
+    if kind == "learn" and make is LabelSpreading:
+        options["learn_alpha"] = True
+    with torch.device(device):
+        layer = make(3, k=4, solver=SOLVERS[name], on_failure="ignore", **options)
+    shape = (2, 20) if kind == "stacked" else (40,)
+    z = points(device, *shape, 5, dtype=torch.bfloat16 if kind == "half" else torch.float32).requires_grad_()
+    label = points(device, 40, 3) if kind == "soft" else labels(device, *shape)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = layer(fixed_graph(device, 40, 5) if kind == "graph" else z, label)
+    assert found.shape == (*shape, 3)
+    assert found.dtype == torch.float32
+    assert on_device(found)
+    assert found.requires_grad == (kind != "graph")
+
+
+@pytest.mark.parametrize("prior", ["none", "uniform", "labeled", "given"])
+def test_pseudo_labels_and_losses(device, prior):
+    label = labels(device, 40)
+    given = points(device, 3) if prior == "given" else prior
+    pseudo = pseudo_labels(points(device, 40, 3), label, prior=given)
+    assert on_device(pseudo.label, pseudo.weight, pseudo.class_weight, pseudo.probability, pseudo.num_unreached)
+    index = labels(device, 8)
+    for loss in (
+        pseudo_label_loss(points(device, 8, 3), pseudo, index),
+        pseudo_label_loss(points(device, 8, 3), pseudo, index, reduction="weighted_mean"),
+        spread_score_loss(points(device, 8, 3), index, points(device, 8)),
+        contrastive_loss(points(device, 8, 4), points(device, 8, 4)),
+    ):
+        assert loss.shape == ()
+        assert on_device(loss)
+    assert on_device(whiten(points(device, 20, 4)))
+
+
+def test_the_guard_itself(device):
+    """What is said to read from the device does, and the guard sees it."""
+    z = points(device, 40, 5)
+    with pytest.raises(SYNC):
+        build_graph(z, find_neighbors(z, 4), coalesce=True)
+    graph = normalize_graph(fixed_graph(device, 40, 5))
+    targets = points(device, 40, 3)
+    with pytest.raises(SYNC):
+        spread_labels(graph, targets, solver=ConjugateGradient(check_every=5), on_failure="ignore")
+    with pytest.raises(SYNC):
+        spread_labels(graph, targets, solver=SOLVERS["fixed_point"], on_failure="warn")
+    solution = spread_labels(graph, targets, solver=SOLVERS["fixed_point"], on_failure="ignore")
+    with pytest.raises(SYNC):
+        _ = solution.status
+    with pytest.raises(AssertionError, match="on the CPU"):
+        targets.cpu()
