@@ -114,9 +114,8 @@ def main() -> None:
     print(f"\naccuracy on the unlabelled digits, %, {NUM_DRAWS} draws of one label per class")
     print(f"{'':{width}}   mean   std    min")
     for name, values in table.items():
-        print(
-            f"{name:{width}}  {100 * np.mean(values):5.1f}  {100 * np.std(values, ddof=1):4.1f}  {100 * min(values):5.1f}"
-        )
+        percent = 100 * np.array(values)
+        print(f"{name:{width}}  {percent.mean():5.1f}  {percent.std(ddof=1):4.1f}  {percent.min():5.1f}")
     print(f"\nlspread on pixels is ahead of scikit-learn's best by {100 * (np.mean(ours) - np.mean(peer)):.1f} points.")
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
@@ -18,15 +18,16 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lspread.cli.parser import RunParser
 from lspread.cli.progress import choose_progress, quiet_lightning
 from lspread.cli.summary import print_summary
+from lspread.cli.trainer import RunTrainer
 from lspread.data import FewLabelData
 from lspread.errors import ConfigError, LspreadError
 from lspread.lit import FewLabelClassifier
-from lspread.lit.precision import choose_precision
 from lspread.lit.random_state import RandomState
-from lspread.lit.run_folder import CONFIG_FILE, LAST_CHECKPOINT, RunFolder, RunLogger, write_predictions
+from lspread.lit.run_folder import CONFIG_FILE, LAST_CHECKPOINT, RunFolder, write_predictions
+from lspread.lit.run_logger import RunLogger
 from lspread.report import write_report
 
-__all__ = ["ALLOWED_IMPORTS", "RunTrainer", "TrainingCLI", "run"]
+__all__ = ["ALLOWED_IMPORTS", "TrainingCLI", "run"]
 
 ALLOWED_IMPORTS = (
     "lightning.pytorch.accelerators",
@@ -45,10 +46,6 @@ ALLOWED_IMPORTS = (
     "torchvision.transforms.v2",
 )
 """Where a class named in a config or on the command line may come from; an entry allows everything below it."""
-
-_Precision = Literal[
-    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine"
-]
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -84,44 +81,6 @@ def _open_run(argv: list[str]) -> list[str]:
             "A settings file is given as --config FILE."
         )
     return ["--config", str(config), "--ckpt_path", str(checkpoint), "--run_dir", str(folder), *argv[1:]]
-
-
-class RunTrainer(Trainer):
-    """Lightning's Trainer with `precision="auto"`.
-
-    Args:
-        precision: "auto" takes bfloat16 where this machine is natively fast at it, else float32 (see
-            `lspread.lit.precision`); everything else is Lightning's.
-        accelerator: As in Lightning's Trainer.
-        devices: As in Lightning's Trainer; one device by default.
-        num_sanity_val_steps: As in Lightning's Trainer; none by default, since nothing is known before training.
-        enable_model_summary: As in Lightning's Trainer; off by default.
-        **kwargs: Other options of Lightning's Trainer.
-    """
-
-    def __init__(
-        self,
-        *,
-        precision: _Precision = "auto",
-        accelerator: str = "auto",
-        devices: list[int] | str | int = 1,
-        num_sanity_val_steps: int = 0,
-        enable_model_summary: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        chosen: str = precision
-        if precision == "auto":
-            choice = choose_precision(accelerator)
-            chosen = choice.value
-            print(f"precision: {choice.value} ({choice.reason}; --trainer.precision sets another)")
-        super().__init__(
-            precision=chosen,  # type: ignore[arg-type]
-            accelerator=accelerator,
-            devices=devices,
-            num_sanity_val_steps=num_sanity_val_steps,
-            enable_model_summary=enable_model_summary,
-            **kwargs,
-        )
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -56,7 +56,9 @@ class RandomAffine(nn.Module):
         _check_range("shift", shift, 0, 1)
         _check_range("aspect", aspect, 0.1, 1)
         if len(crop) != 2 or not 0 < crop[0] <= crop[1] <= 1:
-            raise ConfigError(f"crop must be two shares of the area with 0 < smallest <= largest <= 1, but is {tuple(crop)}.")
+            raise ConfigError(
+                f"crop must be two shares of the area with 0 < smallest <= largest <= 1, but is {tuple(crop)}."
+            )
         _check_range("rotate", rotate, 0, 180)
         _check_range("shear", shear, 0, 89)
         _check_range("flip", flip, 0, 1)

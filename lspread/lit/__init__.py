@@ -1,6 +1,20 @@
 """Lightning: the classifier, the callback that refreshes pseudo-labels, and what a run writes."""
 
+from lspread.lit.baselines import knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
+from lspread.lit.random_state import RandomState
 from lspread.lit.refresh import RefreshPseudoLabels
+from lspread.lit.run_folder import RunFolder
+from lspread.lit.run_logger import RunLogger
+from lspread.lit.saved_model import load_classifier
 
-__all__ = ["FewLabelClassifier", "RefreshPseudoLabels"]
+__all__ = [
+    "FewLabelClassifier",
+    "RandomState",
+    "RefreshPseudoLabels",
+    "RunFolder",
+    "RunLogger",
+    "knn_vote",
+    "load_classifier",
+    "logistic_regression",
+]

@@ -174,13 +174,15 @@ class RefreshPseudoLabels(Callback):
         pl_module.pseudo = self.last.pseudo
         return self.last
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
+        if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
+            pl_module.pseudo = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh when it is due."""
         if not isinstance(pl_module, FewLabelClassifier):
             raise ConfigError(f"RefreshPseudoLabels works with FewLabelClassifier; got {type(pl_module).__name__}.")
-        if self._saved is not None:
-            pl_module.pseudo = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
-            self._saved = None
         epoch = trainer.current_epoch - pl_module.warmup_epochs
         if epoch < 0 or (epoch % self.every_n_epochs and pl_module.pseudo is not None):
             return
@@ -200,7 +202,7 @@ class RefreshPseudoLabels(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the pseudo-labels, so that a resumed run goes on with the same ones."""
         if self.last is None:
-            return {}
+            return self._saved or {}
         pseudo = self.last.pseudo
         return {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
 

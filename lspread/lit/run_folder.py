@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +23,7 @@ from lspread.lit.refresh import RefreshPseudoLabels
 from lspread.lit.saved_model import save_classifier
 from lspread.typing import UNLABELED
 
-__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RunFolder", "RunLogger", "write_predictions"]
+__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RunFolder", "write_predictions"]
 
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
@@ -181,42 +179,6 @@ class RunFolder(Callback):
         return pictures
 
 
-class RunLogger(CSVLogger):
-    """Lightning's CSVLogger that writes metrics.csv straight into a folder, and keeps it when a run is resumed.
-
-    Args:
-        run_dir: The folder.
-    """
-
-    def __init__(self, run_dir: str | Path) -> None:
-        super().__init__(str(run_dir), name="", version="", flush_logs_every_n_steps=20)
-
-    @property
-    def log_dir(self) -> str:
-        """The run's folder itself."""
-        return str(Path(self.save_dir))
-
-    @property
-    def experiment(self) -> Any:
-        """The writer of metrics.csv."""
-        if self._experiment is None and _is_global_zero():
-            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = _ContinuedWriter(self.log_dir)
-        return self._experiment if self._experiment is not None else super().experiment
-
-    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml says it all."""
-
-
-class _ContinuedWriter(ExperimentWriter):
-    def _check_log_dir_exists(self) -> None:
-        # Lightning deletes an older file here; a resumed run goes on with it.
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.metrics_keys = next(csv.reader(file), [])
-
-
 def write_predictions(run_dir: str | Path, data: FewLabelData, batches: Sequence[Mapping[str, Tensor]]) -> Path:
     """Write the labels that `Trainer.predict` gave to all items of a data module.
 
@@ -281,9 +243,3 @@ def _data_of(trainer: Trainer) -> FewLabelData:
     if not isinstance(data, FewLabelData):
         raise ConfigError(f"RunFolder needs a lspread.data.FewLabelData; got {type(data).__name__}.")
     return data
-
-
-def _is_global_zero() -> bool:
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) == 0

@@ -11,7 +11,8 @@ from torch import nn
 from lspread.data import TensorData
 from lspread.errors import ConfigError
 from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
-from lspread.lit.run_folder import RunFolder, RunLogger
+from lspread.lit.run_folder import RunFolder
+from lspread.lit.run_logger import RunLogger
 from lspread.lit.saved_model import load_classifier
 from lspread.lit.scores import wilson_interval
 from lspread.report import read_results
