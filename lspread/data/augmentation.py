@@ -93,7 +93,7 @@ class RandomAffine(nn.Module):
         shrink = torch.exp(-(low + (high - low) * draw[3]))
         tangent = torch.tan((2 * draw[4] - 1) * math.radians(self.shear))
         mirror = 1 - 2 * (draw[5] < self.flip).to(draw.dtype)
-        # theta maps a place in the result to a place in the source: crop @ rotation @ shear @ mirror / scale, in pixels.
+        # theta maps a place in the result to one in the source: crop @ rotation @ shear @ mirror / scale, in pixels.
         # The off-diagonal entries change between the units of the two axes.
         cos, sin = torch.cos(angle) * shrink, torch.sin(angle) * shrink
         theta = torch.stack(

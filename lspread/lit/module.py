@@ -126,8 +126,8 @@ class FewLabelClassifier(LightningModule):
             raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
         if not isinstance(getattr(backbone, "num_features", None), int):
             raise ConfigError(
-                f"backbone must say how wide its embeddings are in an attribute num_features; {type(backbone).__name__} "
-                "does not. Use lspread.nn.create_backbone, or set backbone.num_features = d."
+                "backbone must say how wide its embeddings are in an attribute num_features; "
+                f"{type(backbone).__name__} does not. Use lspread.nn.create_backbone, or set backbone.num_features = d."
             )
         self.backbone = backbone
         self.num_classes = num_classes
@@ -187,8 +187,8 @@ class FewLabelClassifier(LightningModule):
         """Return float images `(m, ch, h, w)`, zero mean and unit deviation per channel, from uint8 or [0, 1]."""
         if self._moments is None:
             raise ConfigError(
-                "the model does not know the mean and deviation of its images yet; train it, load a checkpoint, or call "
-                "set_moments(mean, std)."
+                "the model does not know the mean and deviation of its images yet; train it, load a checkpoint, or "
+                "call set_moments(mean, std)."
             )
         if self._moments.device != image.device:
             self._moments = self._moments.to(image.device)

@@ -1,5 +1,6 @@
 """The few-label classifier: each piece of the loss against its formula, and what the loop promises."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_learning_rate_climbs_and_falls_in_both_stages(make_trainer: Callable[..
     assert max(main) == pytest.approx(1e-2)
     assert main.index(max(main)) <= 3
     assert main[-1] < 1e-3
-    assert all(later <= earlier for earlier, later in zip(main[3:], main[4:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(main[3:]))
 
 
 def test_ramp_starts_small_and_ends_whole() -> None:
