@@ -59,7 +59,9 @@ class FewLabelClassifier(LightningModule):
         backbone: Images `(m, ch, h, w)` to embeddings `(m, d)`, with the attribute `num_features` = d.
         num_classes: Number of classes c.
         weak: Augmentation of labelled images, on float images in [0, 1].
-        strong: Augmentation of pool images and of both contrastive views.
+        strong: Augmentation of pool images.
+        view: Augmentation of both contrastive views; None takes `strong`. Contrast wants more change than a
+            classifier bears.
         warmup_epochs: Epochs of the contrastive stage.
         temperature: Of the contrastive loss.
         projection_features: Width of the contrastive projection.
@@ -90,6 +92,7 @@ class FewLabelClassifier(LightningModule):
         *,
         weak: nn.Module | None = None,
         strong: nn.Module | None = None,
+        view: nn.Module | None = None,
         warmup_epochs: int = 0,
         temperature: float = 0.5,
         projection_features: int = 64,
@@ -133,6 +136,7 @@ class FewLabelClassifier(LightningModule):
         self.num_classes = num_classes
         self.weak = WeakAugmentation() if weak is None else weak
         self.strong = StrongAugmentation() if strong is None else strong
+        self.view = self.strong if view is None else view
         self.warmup_epochs, self.temperature = warmup_epochs, temperature
         self.supervised_weight, self.pseudo_weight, self.ramp_epochs = supervised_weight, pseudo_weight, ramp_epochs
         self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
@@ -143,7 +147,10 @@ class FewLabelClassifier(LightningModule):
         self.head = nn.Linear(width, num_classes)
         if warmup_epochs or contrastive_weight:
             self.projection: nn.Module | None = nn.Sequential(
-                nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, projection_features)
+                nn.Linear(width, 2 * width, bias=False),
+                nn.BatchNorm1d(2 * width),
+                nn.ReLU(),
+                nn.Linear(2 * width, projection_features),
             )
         else:
             self.projection = None
@@ -251,7 +258,7 @@ class FewLabelClassifier(LightningModule):
 
     def _contrastive(self, image: Tensor) -> Tensor:
         image = _to_float(image)
-        views = torch.cat([self.strong(image), self.strong(image)])
+        views = torch.cat([self.view(image), self.view(image)])
         first, second = self._project(self.backbone(self.normalize(views))).chunk(2)
         return contrastive_loss(first, second, temperature=self.temperature)
 
