@@ -151,8 +151,9 @@ class RunFolder(Callback):
         unlabeled = data.split.unlabeled
         order = unlabeled[outcome.confidence[unlabeled].argsort(descending=True, stable=True)]
         half = min(self.num_shown, len(order) // 2)
+        certain = _classes_in_turn(order[: len(order) - half], outcome.predicted)
         chosen = {
-            "most_certain": order[: self.num_shown].tolist() if len(order) == 1 else order[:half].tolist(),
+            "most_certain": certain[: max(half, 1)].tolist(),
             "least_certain": order[len(order) - half :].flip(0).tolist(),
             "given": _some_of_each_class(data.given_label.cpu(), data.split.labeled),
         }
@@ -218,6 +219,15 @@ def _save_thumbnail(path: Path, image: Tensor) -> None:
     picture = Image.fromarray(array[:, :, 0] if array.shape[2] != 3 else array)
     picture.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
     picture.save(path)
+
+
+def _classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
+    """Reorder items, best first, so that each class shows its best before any shows its second best."""
+    rank = torch.empty_like(order)
+    for c in predicted[order].unique().tolist():
+        is_class = predicted[order] == c
+        rank[is_class] = torch.arange(int(is_class.sum()))
+    return order[rank.argsort(stable=True)]
 
 
 def _some_of_each_class(given: Tensor, labeled: Tensor, most: int = 40) -> list[int]:

@@ -102,6 +102,10 @@ def test_shown_pictures_are_the_right_ones(finished_run, photos):
     confidence = [float(row["confidence"]) for row in rows.values() if row["status"] == "pseudo"]
     assert results["most_certain"][0]["confidence"] == max(confidence)
     assert results["least_certain"][0]["confidence"] == min(confidence)
+    # The most certain ones take turns by class: no class shows its second best before each has shown its best.
+    labels = [picture["label"] for picture in results["most_certain"]]
+    num_classes = len({row["label"] for row in rows.values() if row["status"] == "pseudo"})
+    assert len(set(labels[:num_classes])) == min(num_classes, len(labels))
 
 
 def test_map_is_a_principal_component_analysis(finished_run):
