@@ -1,7 +1,7 @@
 """What does a run look like? Makes the picture at the top of the README from one `lspread demo`.
 
-    python experiments/demo_picture.py                  # runs the demo first
-    python experiments/demo_picture.py runs/my-run      # from a finished run
+python experiments/demo_picture.py                  # runs the demo first
+python experiments/demo_picture.py runs/my-run      # from a finished run
 """
 
 import argparse

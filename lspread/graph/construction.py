@@ -35,7 +35,7 @@ def build_graph(
         symmetrize: "mean" is (W + W^T) / 2, "max" keeps the larger weight, "mutual" keeps edges found from both ends,
             with the smaller weight.
         coalesce: True lists every edge once; how many there are is then read from the device. False has fixed size
-            (2 n k slots, n k for "mutual"): free slots are self-loops of weight zero, and nothing is read.
+            (2 n k slots, n k for "mutual"): slots without an edge have weight zero, and nothing is read.
 
     Returns:
         Symmetric `Graph`, not normalized, no self-loops of positive weight, sorted by row. Differentiable in `z` and

@@ -159,9 +159,11 @@ class Graph:
                     edge_weight.squeeze(-1) if edge_weight is not None and edge_weight.ndim == 2 else edge_weight
                 )
         if batch is not None:
-            if bool((batch[1:] < batch[:-1]).any()):
-                raise GraphError("batch must be ascending, all nodes of a graph next to each other.")
-            count = torch.bincount(batch)
+            if batch.numel() and (bool((batch[1:] < batch[:-1]).any()) or int(batch[0]) < 0):
+                raise GraphError("batch must be ascending from 0, all nodes of a graph next to each other.")
+            # A Batch may end with graphs that have no nodes.
+            num_graphs = 0 if isinstance(data, Tensor) else int(getattr(data, "num_graphs", 0))
+            count = torch.bincount(batch, minlength=num_graphs)
             ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
             num_nodes = len(batch) if num_nodes is None else num_nodes
         return cls.from_edges(edge_index.flip(0), edge_weight, num_nodes=num_nodes, ptr=ptr)

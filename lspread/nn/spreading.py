@@ -27,6 +27,9 @@ __all__ = ["GraphLayer", "KernelName", "LabelPropagation", "LabelSpreading"]
 KernelName: TypeAlias = Literal["self_tuning", "gaussian", "cosine", "uniform"]
 """Kernels whose width a layer can hold: SelfTuning(bandwidth^-2), Gaussian(bandwidth), CosinePower(), Uniform()."""
 
+LEAST_DISTANCE = 2.0**-20
+"""How close to 1 a learned alpha may come."""
+
 
 class GraphLayer(nn.Module):
     """What both layers share: from embeddings (or a ready graph) and labels to scores.
@@ -150,8 +153,8 @@ class GraphLayer(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print(layer)` shows."""
         return (
-            f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel!r}, metric={self.metric!r}, "
-            f"solver={self.solver}"
+            f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel!r}, bandwidth={_show(self.bandwidth)}, "
+            f"metric={self.metric!r}, solver={self.solver}"
         )
 
 
@@ -218,7 +221,14 @@ class LabelSpreading(GraphLayer):
     def alpha(self) -> float | Tensor:
         """A number, or a 0-dimensional tensor in (0, 1) when it is learned."""
         # A number while fixed, as the bandwidth is.
-        return self.logit_alpha.sigmoid() if self._fixed_alpha is None else self._fixed_alpha
+        if self._fixed_alpha is not None:
+            return self._fixed_alpha
+        # Far out, the sigmoid rounds to 1, where the solution is not defined.
+        return self.logit_alpha.sigmoid().clamp(max=1 - LEAST_DISTANCE)
+
+    def extra_repr(self) -> str:
+        """Return what `print(layer)` shows."""
+        return f"alpha={_show(self.alpha)}, {super().extra_repr()}"
 
     def solve(self, graph: Graph, label: Tensor) -> Solution:
         """Return the certified solution on a symmetric graph that is not normalized."""
@@ -281,6 +291,10 @@ class LabelPropagation(GraphLayer):
         return propagate_labels(
             graph, targets, is_given, ridge=self.ridge, solver=self.solver, on_failure=self.on_failure
         )
+
+
+def _show(value: float | Tensor) -> str:
+    return f"{float(value.detach()):.4g} (learned)" if isinstance(value, Tensor) else f"{value:g}"
 
 
 def _device_type(x_or_graph: Tensor | Graph) -> str:

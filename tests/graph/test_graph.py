@@ -170,3 +170,11 @@ def test_to():
     assert wide.edge_index.dtype == torch.int64
     assert wide.is_symmetric
     assert wide.device == torch.device("cpu")
+
+
+def test_a_batch_may_end_with_a_graph_without_nodes() -> None:
+    pair = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)
+    empty = Data(edge_index=torch.empty(2, 0, dtype=torch.int64), num_nodes=0)
+    graph = Graph.from_pyg(Batch.from_data_list([pair, empty]))
+    assert graph.ptr.tolist() == [0, 2, 2]
+    assert graph.num_graphs == 2

@@ -300,3 +300,17 @@ def test_input_errors():
         LabelSpreading(3, k=K, solver=ConjugateGradient(max_steps=1))(z, label)
     with pytest.warns(RuntimeWarning, match="MAX_STEPS"):
         LabelSpreading(3, k=K, solver=ConjugateGradient(max_steps=1), on_failure="warn")(z, label)
+
+
+def test_print_shows_what_is_learned() -> None:
+    shown = repr(LabelSpreading(3, alpha=0.9, learn_alpha=True, bandwidth=0.5))
+    assert "alpha=0.9 (learned)" in shown
+    assert "bandwidth=0.5" in shown
+    assert "alpha=0.99," in repr(LabelSpreading(3))
+
+
+def test_learned_alpha_stays_below_one() -> None:
+    layer = LabelSpreading(2, learn_alpha=True, k=2)
+    with torch.no_grad():
+        layer.logit_alpha.fill_(100.0)
+    assert 0.999 < float(layer.alpha) < 1
