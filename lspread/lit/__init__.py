@@ -1,5 +1,6 @@
 """Lightning: the classifier, the callback that refreshes pseudo-labels, and what a run writes."""
 
+from lspread.lit.averaging import RampedAveraging
 from lspread.lit.baselines import knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.random_state import RandomState
@@ -10,6 +11,7 @@ from lspread.lit.saved_model import load_classifier
 
 __all__ = [
     "FewLabelClassifier",
+    "RampedAveraging",
     "RandomState",
     "RefreshPseudoLabels",
     "RunFolder",

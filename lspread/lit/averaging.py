@@ -1,0 +1,34 @@
+"""Weight averaging that is useful from the first steps on."""
+
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from lspread.errors import ConfigError
+
+__all__ = ["RampedAveraging"]
+
+
+class RampedAveraging(WeightAveraging):
+    """Lightning's weight averaging with an exponential moving average whose memory grows with the run.
+
+    With a fixed decay of 0.99, the average of a run of a hundred steps still consists of random starting weights by
+    a third. Here step t averages with decay min(decay, (1 + t) / (10 + t)), so the start is forgotten at once and long
+    runs end with the full decay.
+
+    Args:
+        decay: Largest decay, in [0, 1); 0.99 averages over about the last hundred steps.
+
+    Raises:
+        ConfigError: `decay` lies outside [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"decay must lie in [0, 1); got {decay}.")
+
+        def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+            step = int(num_averaged)
+            share = min(decay, (1 + step) / (10 + step))
+            return share * averaged + (1 - share) * current  # also for buffers that count in integers
+
+        super().__init__(avg_fn=average)
