@@ -313,4 +313,4 @@ def test_learned_alpha_stays_below_one() -> None:
     layer = LabelSpreading(2, learn_alpha=True, k=2)
     with torch.no_grad():
         layer.logit_alpha.fill_(100.0)
-    assert 0.999 < float(layer.alpha) < 1
+    assert 0.999 < layer.alpha.item() < 1
