@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 # A path of the machine that ran it has no place in a lesson: /home/me, /Users/me, /tmp/x, C:\Users, ...
 ABSOLUTE_PATH = re.compile(
-    r"(?<![\w.:/<])/(?:work|tmp|root|home|Users|var|usr|opt|mnt|private)(?:/|\b)|\b[A-Za-z]:\\\w"
+    r"(?<![\w.:/<])/(?:srv|tmp|root|home|Users|var|usr|opt|mnt|private)(?:/|\b)|\b[A-Za-z]:\\\w"
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -106,12 +106,12 @@ def test_shows_no_path_of_a_machine(path):
     [
         ("saved in /tmp/tmpab12/run", True),
         ("File /root/x.py", True),
-        ("'/work/data'", True),
+        ("'/srv/data'", True),
         ("cd /home/me", True),
         ("C:\\Users\\me", True),
         ("configs/image_folder.yaml", False),
         ("https://example.org/home/page", False),
-        ("notebooks/work/x", False),
+        ("notebooks/tmp/x", False),
         ("1/2", False),
     ],
 )
