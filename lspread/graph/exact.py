@@ -1,19 +1,29 @@
-"""Exact neighbour search by tiles: one matrix product a tile, then two small selections."""
+"""Exact neighbour search: candidates by one matrix product a tile, measured again by differences, and a proof.
+
+Products round. A row is proved when no row that was left out can be nearer than its k-th neighbour, even if rounding
+was as bad as it can be; the others are searched again in float64.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lspread.graph.quantized import is_quantized_faster, search_quantized
 from lspread.typing import Metric
 
 __all__ = ["scale_to_unit", "search_exact"]
 
 TILE_ELEMENTS = 1 << 24
-"""Scores held at once: 64 MiB in float32."""
+"""Scores held at once on a GPU: 64 MiB in float32."""
+CPU_TILE_ELEMENTS = 1 << 21
+"""The same on a CPU, where fresh memory costs more than the arithmetic on it; but a product needs some rows."""
+LEAST_ROWS = 256
 GROUP = 32
 """Columns whose minimum is looked at first; a full top-k over all columns costs a third of the search."""
 SPARE = 8
-"""Candidates kept beyond k and measured again, so that rounding in the product cannot push out a neighbour."""
+"""Candidates kept beyond k and measured again."""
+MAX_UNCHECKED = 8192
+"""Nodes of a graph up to which a GPU does not look for rows without proof: it would have to wait for the host."""
 
 
 def search_exact(z: Tensor, k: int, *, metric: Metric, sizes: list[int]) -> tuple[Tensor, Tensor]:
@@ -35,7 +45,7 @@ def search_exact(z: Tensor, k: int, *, metric: Metric, sizes: list[int]) -> tupl
     largest = max(sizes)
     if min(sizes) == largest:
         stacked = None if is_zero is None else is_zero.view(len(sizes), largest)
-        index, squared = _search(flat.view(len(sizes), largest, -1), k, stacked)
+        index, squared = _search_graphs(flat.view(len(sizes), largest, -1), k, stacked)
         offset = (torch.arange(len(sizes), device=z.device) * largest).view(-1, 1, 1)
         index = (index + offset).flatten(0, 1)
         squared = squared.flatten(0, 1)
@@ -61,19 +71,51 @@ def _search_ragged(flat: Tensor, k: int, sizes: list[int], is_zero: Tensor | Non
         found = min(k, size - 1)
         if found > 0:
             rows = slice(start, start + size)
-            local, near = _search(flat[None, rows], found, None if is_zero is None else is_zero[None, rows])
+            local, near = _search_graphs(flat[None, rows], found, None if is_zero is None else is_zero[None, rows])
             index[rows, :found] = local[0] + start
             squared[rows, :found] = near[0]
         start += size
     return index, squared
 
 
-def _search(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, Tensor]:
+def _search_graphs(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, Tensor]:
     """Search b equal graphs `(b, n, d)`; index is local to its graph, squared distances with it.
 
     Rows in `is_zero` `(b, n)` are vectors without direction among unit vectors: at right angles to all others.
     """
     num_graphs, size, _ = z.shape
+    if num_graphs == 1 and is_quantized_faster(z[0], k) and (is_zero is None or not bool(is_zero.any())):
+        found, near, is_found = search_quantized(z[0], k)
+        index, squared = found.unsqueeze(0), near.unsqueeze(0)
+        _search_again(z, index, squared, ~is_found.unsqueeze(0), is_zero, z.dtype)
+        return index, squared
+    index, squared, is_proved = _search(z, k, is_zero)
+    is_checked = z.device.type == "cpu" or size > MAX_UNCHECKED
+    if is_checked and z.dtype != torch.float64 and not torch.compiler.is_compiling():
+        _search_again(z, index, squared, ~is_proved, is_zero, torch.float64)
+    return index, squared
+
+
+def _search_again(
+    z: Tensor, index: Tensor, squared: Tensor, is_left: Tensor, is_zero: Tensor | None, dtype: torch.dtype
+) -> None:
+    """Replace the answers of the rows in `is_left` `(b, n)`, searched in `dtype`; and in float64 what is not proved."""
+    for graph in is_left.any(1).nonzero().flatten().tolist():  # sync: which rows are left
+        one = slice(graph, graph + 1)
+        rows = is_left[graph].nonzero().flatten()
+        zeros = None if is_zero is None else is_zero[one]
+        found, near, is_proved = _search(z[one].to(dtype), index.shape[-1], zeros, rows)
+        index[graph, rows] = found[0]
+        squared[graph, rows] = near[0].to(squared.dtype)
+        if dtype != torch.float64:
+            still = torch.zeros_like(is_left[one])
+            still[0, rows] = ~is_proved[0]
+            _search_again(z[one], index[one], squared[one], still, zeros, torch.float64)
+
+
+def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return index, squared distance and proof of the rows of b equal graphs, all of them or (of one graph) some."""
+    num_graphs, size, width = z.shape
     # Distances do not change when everything moves; near the origin the product loses the fewest digits.
     centered = z - z.mean(1, keepdim=True)
     num_candidates = min(k + SPARE, size - 1)
@@ -81,6 +123,9 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, Tensor]:
     num_columns = -(-size // GROUP) * GROUP if is_grouped else size
     columns = pad(centered, (0, 0, 0, num_columns - size))
     square = columns.square().sum(-1)
+    # What a score may be off by, per unit of |x| |y|max + |y|max^2.
+    rounding = (width + 8) * _product_eps(z.dtype)
+    largest = square.amax(1).sqrt().view(-1, 1)
     if is_zero is not None:
         # The origin is at squared distance 1 from the sphere, vectors at right angles at 2.
         square[:, :size] += is_zero
@@ -88,44 +133,58 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, Tensor]:
         square[:, size:] = torch.inf
     half_square = (square / 2).unsqueeze(1)
     transposed = columns.transpose(1, 2)
-    num_rows = max(1, min(size, TILE_ELEMENTS // (num_columns * num_graphs)))
-    index = z.new_empty((num_graphs, size, k), dtype=torch.int64)
-    squared = z.new_empty((num_graphs, size, k))
-    for start in range(0, size, num_rows):
-        rows = centered[:, start : start + num_rows]
+    is_cpu = z.device.type == "cpu"
+    num_rows = (CPU_TILE_ELEMENTS if is_cpu else TILE_ELEMENTS) // (num_columns * num_graphs)
+    num_rows = max(LEAST_ROWS if is_cpu else 1, num_rows)
+    every = torch.arange(size, device=z.device) if rows is None else rows
+    index, squared, proof = [], [], []
+    for row in every.split(num_rows):
+        x = centered[:, row]
         # |x - y|^2 / 2 up to |x|^2 / 2, which is the same for the whole row.
-        score = torch.baddbmm(half_square, rows, transposed, alpha=-1)
-        number = torch.arange(start, start + rows.shape[1], device=z.device)
-        score[:, number - start, number] = torch.inf
-        candidate = _smallest_by_groups(score, num_candidates) if is_grouped else _smallest(score, num_candidates)
-        measured = _measure(z, z[:, start : start + num_rows], candidate)
+        score = torch.baddbmm(half_square, x, transposed, alpha=-1)
+        score[:, torch.arange(len(row), device=z.device), row] = torch.inf
+        best, candidate = (_smallest_by_groups if is_grouped else _smallest)(score, num_candidates)
+        measured = _measure(z, z[:, row], candidate)
         if is_zero is not None:
             is_candidate_zero = is_zero.gather(1, candidate.flatten(1)).view_as(candidate)
-            measured = torch.where(is_candidate_zero | is_zero[:, start : start + num_rows, None], 2, measured)
-        squared[:, start : start + num_rows], order = measured.topk(k, largest=False)
-        index[:, start : start + num_rows] = candidate.gather(-1, order)
-    return index, squared
+            measured = torch.where(is_candidate_zero | is_zero[:, row, None], 2, measured)
+        near, order = measured.topk(k, largest=False)
+        index.append(candidate.gather(-1, order))
+        squared.append(near)
+        length = torch.linalg.vector_norm(x, dim=-1)
+        limit = near[..., -1] * (1 + rounding) / 2 - length.square() / 2 + rounding * largest * (length + largest)
+        # Nothing is nearer than equal points, and nothing is nearer than all.
+        proof.append((limit < best.amax(-1)) | (near[..., -1] == 0) | (num_candidates == size - 1))
+    return torch.cat(index, 1), torch.cat(squared, 1), torch.cat(proof, 1)
+
+
+def _product_eps(dtype: torch.dtype) -> float:
+    """Return the relative rounding of a factor in matrix products: users may allow bfloat16 or TF32 for float32."""
+    is_reduced = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return 2.0**-7 if is_reduced else torch.finfo(dtype).eps
 
 
 def _measure(z: Tensor, rows: Tensor, candidate: Tensor) -> Tensor:
     """Return squared distances of rows `(b, t, d)` to their candidates `(b, t, m)` by differences."""
-    num_graphs, num_rows, num_candidates = candidate.shape
-    graph = torch.arange(num_graphs, device=z.device).view(-1, 1)
-    squared = torch.empty(candidate.shape, dtype=z.dtype, device=z.device)
-    step = max(1, TILE_ELEMENTS // (num_graphs * num_candidates * z.shape[-1]))
-    for start in range(0, num_rows, step):
-        part = candidate[:, start : start + step]
-        near = z[graph, part.flatten(1)].view(*part.shape, -1)
-        squared[:, start : start + step] = (near - rows[:, start : start + step, None]).square().sum(-1)
-    return squared
+    num_graphs, _, num_candidates = candidate.shape
+    flat, width = z.flatten(0, 1), z.shape[-1]
+    start = (torch.arange(num_graphs, device=z.device) * z.shape[1]).view(-1, 1, 1)
+    number = (candidate + start).flatten(0, 1)
+    squared = torch.empty(number.shape, dtype=z.dtype, device=z.device)
+    step = max(1, (1 << 19 if z.device.type == "cpu" else TILE_ELEMENTS) // (num_candidates * width))
+    for part, row, out in zip(number.split(step), rows.flatten(0, 1).split(step), squared.split(step), strict=True):
+        near = flat.index_select(0, part.flatten()).view(*part.shape, width)
+        torch.sum(near.sub_(row.unsqueeze(1)).square_(), -1, out=out)
+    return squared.view(candidate.shape)
 
 
-def _smallest(score: Tensor, count: int) -> Tensor:
-    return score.topk(count, largest=False, sorted=False).indices
+def _smallest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    values, indices = score.topk(count, largest=False, sorted=False)
+    return values, indices
 
 
-def _smallest_by_groups(score: Tensor, count: int) -> Tensor:
-    """Return columns of the `count` smallest scores by looking into the `count` groups of smallest minimum.
+def _smallest_by_groups(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` smallest scores and their columns by looking into the `count` groups of smallest minimum.
 
     Were one of them in another group, `count` groups would have a minimum at most as large: then those minima are as
     good an answer.
@@ -135,5 +194,5 @@ def _smallest_by_groups(score: Tensor, count: int) -> Tensor:
     group = strided.amin(-2).topk(count, largest=False, sorted=False).indices
     member = torch.arange(GROUP, device=score.device) * num_groups
     column = (group.unsqueeze(-1) + member).flatten(-2)
-    best = score.gather(-1, column).topk(count, largest=False, sorted=False).indices
-    return column.gather(-1, best)
+    best, place = score.gather(-1, column).topk(count, largest=False, sorted=False)
+    return best, column.gather(-1, place)
