@@ -215,23 +215,25 @@ def test_first_guess_leaves_nothing_where_no_label_reaches():
     assert not old.requires_grad
 
 
-def test_direct_says_that_it_cannot_propagate_without_a_given_node():
-    """D - W is singular there; rounding decides whether the factorization notices. Never a wrong number."""
+def test_every_solver_propagates_beside_a_component_without_given_node():
+    """D - W is singular there; the nodes are held at zero."""
     chain = torch.diag(torch.ones(3, dtype=torch.float64), 1)
     blind = from_dense(torch.block_diag(chain + chain.T, chain + chain.T))  # whole numbers: the pivot is exactly zero
-    label = torch.tensor([0, -1, -1, -1, -1, -1, -1, -1])
-    targets = label_matrix(label, 2, dtype=torch.float64)
-    with pytest.raises(SolveError, match="NONFINITE"):
-        propagate_labels(blind, targets, label != -1, solver=Direct())
-    held = propagate_labels(blind, targets, label != -1, ridge=0.1, solver=Direct()).value
-    close(held, propagate_labels(blind, targets, label != -1, ridge=0.1).value)
+    is_given = torch.arange(8) == 0
+    targets = reference.one_hot(torch.where(is_given, 0, -1), 2)
+    for solver in (Direct(), ConjugateGradient(), ConjugateGradient(preconditioner="jacobi")):
+        found = propagate_labels(blind, targets, is_given, solver=solver)
+        assert found.status is Status.CONVERGED
+        close(found.value, torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 0.0]] * 4).double())
+    held = propagate_labels(blind, targets, is_given, ridge=0.1, solver=Direct()).value
+    close(held, propagate_labels(blind, targets, is_given, ridge=0.1).value)
     for seed in range(5):
         graph = from_dense(0.3 * torch.block_diag(reference.random_weights(5, seed=seed), chain + chain.T))
         is_given = torch.arange(9) == 1
         rows = reference.one_hot(torch.where(is_given, 0, -1), 2)
-        found = propagate_labels(graph, rows, is_given, solver=Direct(), on_failure="ignore")
-        if found.status is Status.CONVERGED:
-            close(found.value, propagate_labels(graph, rows, is_given).value)
+        found = propagate_labels(graph, rows, is_given, solver=Direct())
+        close(found.value, propagate_labels(graph, rows, is_given).value)
+        assert found.value[5:].eq(0).all()
 
 
 def test_all_given_none_given_and_one_node():
