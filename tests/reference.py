@@ -99,6 +99,17 @@ def class_mass_normalize(probability, prior):
     return scaled / scaled.sum(1, keepdim=True)
 
 
+def sinkhorn(p, prior, weight=None, num_steps=1500):
+    """Cuturi 2013, algorithm 1, to the end: columns, rows, columns, rows."""
+    weight = torch.ones(len(p), dtype=p.dtype) if weight is None else weight
+    weight = weight / weight.sum()
+    z = weight[:, None] * p
+    for _ in range(num_steps):
+        z = z * (prior / z.sum(0))
+        z = z * (weight / z.sum(1))[:, None]
+    return z / weight[:, None]
+
+
 def random_weights(n, density=0.3, seed=0):
     """Return a symmetric dense matrix without loops, weights in (0.1, 1.1), connected by a ring."""
     generator = seeded(seed)

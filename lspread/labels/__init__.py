@@ -5,6 +5,7 @@ from lspread.labels.operators import PoissonOperator, PropagationOperator, Sprea
 from lspread.labels.poisson import poisson_labels
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
 from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels
+from lspread.labels.sinkhorn import sinkhorn_prior
 from lspread.labels.spreading import check_alpha, propagate_labels, spread_labels
 from lspread.labels.targets import label_matrix
 
@@ -26,6 +27,7 @@ __all__ = [
     "propagate_labels",
     "pseudo_label_loss",
     "pseudo_labels",
+    "sinkhorn_prior",
     "spread_labels",
     "spread_score_loss",
 ]

@@ -118,6 +118,8 @@ def graph_of_node(ptr: Tensor, num_nodes: int) -> Tensor:
 
 def sum_graph(x: Tensor, ptr: Tensor) -> Tensor:
     """Return the sum of the rows of every graph: `(n, c) -> (b, c)`."""
+    if len(ptr) == 2:
+        return x.sum(0, keepdim=True)
     return x.new_zeros(len(ptr) - 1, x.shape[1]).index_add(0, graph_of_node(ptr, len(x)), x)
 
 
