@@ -29,7 +29,7 @@ def connected_components(graph: Graph, *, look: bool | None = None) -> Tensor:
     """
     num_nodes = graph.num_nodes
     num_rounds = max(1, (num_nodes - 1).bit_length())
-    look = graph.device.type == "cpu" if look is None else look
+    look = graph.device.type == "cpu" and not torch.compiler.is_compiling() if look is None else look
     here, there = graph.edge_index
     # A slot without an edge joins a node with itself.
     there = torch.where(graph.edge_weight.detach() > 0, there, here)

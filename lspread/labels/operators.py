@@ -226,6 +226,10 @@ class PoissonOperator(LinearOperator):
         loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
         return 1 - loops + self.null.square()
 
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return 0 (how small the eigenvalues are is not known) and 2."""
+        return 0.0, 2.0
+
     def transpose(self) -> PoissonOperator:
         """Return this very operator: it is symmetric."""
         return self

@@ -31,7 +31,8 @@ def check_alpha(alpha: float | Tensor, num_nodes: int | None = None) -> None:
                 f"{alpha.dtype}."
             )
         # Looking costs a synchronization elsewhere; a number outside shows in Solution.error_bound there.
-        is_outside = alpha.device.type == "cpu" and not bool(((alpha >= 0) & (alpha < 1)).all())
+        is_readable = alpha.device.type == "cpu" and not torch.compiler.is_compiling()
+        is_outside = is_readable and not bool(((alpha >= 0) & (alpha < 1)).all())
     else:
         is_outside = not 0 <= alpha < 1
     if is_outside:
@@ -218,7 +219,8 @@ def _check_ridge(ridge: float | Tensor) -> None:
             raise ConfigError(
                 f"ridge must be a number or a 0-dimensional float tensor; got shape {tuple(ridge.shape)} {ridge.dtype}."
             )
-        is_outside = ridge.device.type == "cpu" and not bool(ridge >= 0)
+        is_readable = ridge.device.type == "cpu" and not torch.compiler.is_compiling()
+        is_outside = is_readable and not bool(ridge >= 0)
     else:
         is_outside = not ridge >= 0
     if is_outside:
