@@ -1,8 +1,8 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
 from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
-from lspread.labels.operators import PoissonOperator, PropagationOperator, SpreadOperator
-from lspread.labels.poisson import poisson_labels
+from lspread.labels.operators import PropagationOperator, SpreadOperator
+from lspread.labels.poisson import PoissonOperator, poisson_labels
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
 from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels
 from lspread.labels.sinkhorn import sinkhorn_prior

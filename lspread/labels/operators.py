@@ -1,4 +1,4 @@
-"""The linear operators of label spreading, label propagation and Poisson learning."""
+"""The linear operators of label spreading and label propagation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from lspread.graph import EdgeLayout, Graph, edge_matmul
 from lspread.solve import LinearOperator
 
-__all__ = ["PoissonOperator", "PropagationOperator", "SpreadOperator", "layout_of", "sum_component"]
+__all__ = ["PropagationOperator", "SpreadOperator", "layout_of", "sum_component"]
 
 
 def layout_of(graph: Graph) -> EdgeLayout:
@@ -163,73 +163,3 @@ class PropagationOperator(LinearOperator):
     def eigenvalue_bound(self) -> Tensor | float:
         """Return the ridge, or 1 (of the held nodes) where that is smaller."""
         return self.ridge.clamp(max=1) if isinstance(self.ridge, Tensor) else min(float(self.ridge), 1.0)
-
-
-@dataclass(eq=False)
-class PoissonOperator(LinearOperator):
-    """A = I - S + q q^T, the normalized Laplacian made regular on its null space.
-
-    I - S takes q = D^1/2 1, scaled to length one in every component, to zero. Adding its projection gives q the
-    eigenvalue 1 and leaves all others, which lie in (0, 2]: A is positive definite, and for a right-hand side at right
-    angles to q the solution is the one that is at right angles to q too.
-
-    Attributes:
-        layout: Places of the entries of S.
-        weight: Entries of S `(e,)`.
-        null: q `(n,)`, carrying its own gradient to the weights; 0 at nodes without edges, whose row is the identity.
-        component: From `connected_components` `(n,)`.
-        ptr: Boundaries of the graphs `(b + 1,)`.
-    """
-
-    layout: EdgeLayout
-    weight: Tensor
-    null: Tensor
-    component: Tensor
-    ptr: Tensor
-    is_spd: bool = True
-    num_nodes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.num_nodes = self.layout.num_nodes
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.weight.dtype
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return the weights and q."""
-        return self.weight, self.null
-
-    def replace(self, *tensors: Tensor) -> PoissonOperator:
-        """Return the operator with other weights and another q."""
-        weight, null = tensors
-        return PoissonOperator(self.layout, weight, null, self.component, self.ptr)
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return q q^T x, the part of x `(n, c)` along q in every component."""
-        null = self.null[:, None]
-        return null * sum_component(null * x, self.component)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        """Return A x for x `(n, c)`."""
-        return x - edge_matmul(self.layout, self.weight, x) + self.project(x)
-
-    def diagonal(self) -> Tensor:
-        """Return the diagonal `(n,)`; self-loops count."""
-        is_loop = self.layout.row == self.layout.column
-        loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
-        return 1 - loops + self.null.square()
-
-    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
-        """Return 0 (how small the eigenvalues are is not known) and 2."""
-        return 0.0, 2.0
-
-    def transpose(self) -> PoissonOperator:
-        """Return this very operator: it is symmetric."""
-        return self

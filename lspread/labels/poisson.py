@@ -1,24 +1,96 @@
 """Poisson learning: labels as sources and sinks of a potential on the graph."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
-from lspread.graph import Graph, connected_components, degree, normalize_graph
-from lspread.labels.operators import PoissonOperator, layout_of, sum_component
+from lspread.graph import EdgeLayout, Graph, connected_components, degree, edge_matmul, normalize_graph
+from lspread.labels.operators import layout_of, sum_component
 from lspread.labels.priors import ClassPrior, class_prior, graph_of_node, sum_graph
 from lspread.labels.spreading import check_targets
-from lspread.solve import ConjugateGradient, Solution, Solver, linear_solve
+from lspread.solve import ConjugateGradient, LinearOperator, Solution, Solver, linear_solve
 from lspread.typing import UNLABELED, OnFailure
 
-__all__ = ["poisson_labels"]
+__all__ = ["PoissonOperator", "poisson_labels"]
 
 MAX_STEPS = 5000
 RTOL = 1e-5
 """Relative residual for float32 input: as everywhere, although the solve could go further."""
+
+
+@dataclass(eq=False)
+class PoissonOperator(LinearOperator):
+    """A = I - S + q q^T, the normalized Laplacian made regular on its null space.
+
+    I - S takes q = D^1/2 1, scaled to length one in every component, to zero. Adding its projection gives q the
+    eigenvalue 1 and leaves all others, which lie in (0, 2]: A is positive definite, and for a right-hand side at right
+    angles to q the solution is the one that is at right angles to q too.
+
+    Attributes:
+        layout: Places of the entries of S.
+        weight: Entries of S `(e,)`.
+        null: q `(n,)`, carrying its own gradient to the weights; 0 at nodes without edges, whose row is the identity.
+        component: From `connected_components` `(n,)`.
+        ptr: Boundaries of the graphs `(b + 1,)`.
+    """
+
+    layout: EdgeLayout
+    weight: Tensor
+    null: Tensor
+    component: Tensor
+    ptr: Tensor
+    is_spd: bool = True
+    num_nodes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_nodes = self.layout.num_nodes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.weight.dtype
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the weights and q."""
+        return self.weight, self.null
+
+    def replace(self, *tensors: Tensor) -> PoissonOperator:
+        """Return the operator with other weights and another q."""
+        weight, null = tensors
+        return PoissonOperator(self.layout, weight, null, self.component, self.ptr)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return q q^T x, the part of x `(n, c)` along q in every component."""
+        null = self.null[:, None]
+        return null * sum_component(null * x, self.component)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """Return A x for x `(n, c)`."""
+        return x - edge_matmul(self.layout, self.weight, x) + self.project(x)
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal `(n,)`; self-loops count."""
+        is_loop = self.layout.row == self.layout.column
+        loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
+        return 1 - loops + self.null.square()
+
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return 0 (how small the eigenvalues are is not known) and 2."""
+        return 0.0, 2.0
+
+    def transpose(self) -> PoissonOperator:
+        """Return this very operator: it is symmetric."""
+        return self
 
 
 def poisson_labels(

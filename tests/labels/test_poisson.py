@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lspread.errors import ConfigError, GraphError, SolveError
 from lspread.graph import Graph, connected_components, normalize_graph
 from lspread.labels import PoissonOperator, label_matrix, poisson_labels, pseudo_labels, spread_labels
+from lspread.labels.operators import layout_of
 from lspread.solve import ConjugateGradient, Direct, FixedPoint, Status
 from tests import reference
 from tests.reference import from_dense, seeded
@@ -248,8 +249,6 @@ def test_operator():
     volume = torch.stack([degree[component == c].sum() for c in component])
     null = torch.where(degree > 0, (degree / volume.clamp(min=1e-300)).sqrt(), 0)
     layout_graph = normalize_graph(graph)
-    from lspread.labels.operators import layout_of
-
     operator = PoissonOperator(layout_of(graph), layout_graph.edge_weight, null, component, graph.ptr)
     dense = operator.matmul(torch.eye(12, dtype=torch.float64))
     q = torch.stack([torch.where(component == c, null, 0) for c in (0, 6)], 1)
