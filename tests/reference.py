@@ -79,10 +79,35 @@ def propagate(w, targets, is_given, ridge=0.0):
     return out.index_put((free.nonzero().flatten(),), solved)
 
 
+def spread_per_node(s, targets, alpha):
+    """Zhou et al. 2003, equation 5 with mu_i per node: (I - S + M) F = M Y; alpha_i = 1 / (1 + mu_i)."""
+    mu = torch.diag(1 / alpha - 1)
+    return torch.linalg.solve(torch.eye(len(s), dtype=s.dtype) - s + mu, mu @ targets)
+
+
+def poisson(w, targets):
+    """Calder et al. 2020 on a connected graph: L u = sum_j (y_j - mean y) delta_j with sum_i d_i u_i = 0."""
+    is_given, degree = targets.any(1), w.sum(1)
+    source = torch.where(is_given[:, None], targets - targets[is_given].mean(0), 0.0)
+    u = torch.linalg.pinv(torch.diag(degree) - w, hermitian=True) @ source
+    return u - degree @ u / degree.sum()
+
+
 def class_mass_normalize(probability, prior):
     """Zhu et al. 2003, equation 9."""
     scaled = probability * prior / probability.sum(0)
     return scaled / scaled.sum(1, keepdim=True)
+
+
+def sinkhorn(p, prior, weight=None, num_steps=1500):
+    """Cuturi 2013, algorithm 1, to the end: columns, rows, columns, rows."""
+    weight = torch.ones(len(p), dtype=p.dtype) if weight is None else weight
+    weight = weight / weight.sum()
+    z = weight[:, None] * p
+    for _ in range(num_steps):
+        z = z * (prior / z.sum(0))
+        z = z * (weight / z.sum(1))[:, None]
+    return z / weight[:, None]
 
 
 def random_weights(n, density=0.3, seed=0):

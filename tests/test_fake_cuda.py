@@ -29,13 +29,16 @@ from lspread.labels import (
     SpreadOperator,
     contrastive_loss,
     label_matrix,
+    mean_shift,
+    poisson_labels,
     propagate_labels,
     pseudo_label_loss,
     pseudo_labels,
+    sinkhorn_prior,
     spread_labels,
     spread_score_loss,
 )
-from lspread.nn import LabelPropagation, LabelSpreading
+from lspread.nn import LabelPropagation, LabelSpreading, PoissonLearning
 from lspread.solve import ConjugateGradient, Direct, FixedPoint, linear_solve
 
 # None of these looks at a residual.
@@ -123,7 +126,17 @@ def test_spread_and_propagate(device, shape, name):
     for found in (
         spread_labels(normalize_graph(graph), targets, solver=SOLVERS[name], on_failure="ignore"),
         spread_labels(normalize_graph(graph), targets, alpha=alpha, solver=SOLVERS[name], on_failure="ignore"),
+        spread_labels(
+            normalize_graph(graph),
+            targets,
+            alpha=points(device, num_nodes),
+            solver=SOLVERS[name],
+            initial=targets,
+            on_failure="ignore",
+        ),
         propagate_labels(graph, targets, label != -1, solver=SOLVERS[name], on_failure="ignore"),
+        propagate_labels(graph, targets, label != -1, ridge=alpha, solver=SOLVERS[name], on_failure="ignore"),
+        poisson_labels(graph, targets, prior="uniform", solver=SOLVERS[name], initial=targets, on_failure="ignore"),
     ):
         assert found.value.shape == (num_nodes, 3)
         assert found.residual.shape == found.error_bound.shape == (graph.num_graphs, 3)
@@ -157,7 +170,12 @@ def test_pieces_of_the_backward_pass(device, transpose):
 @pytest.mark.parametrize("kind", ["one", "stacked", "soft", "graph", "half", "learn"])
 @pytest.mark.parametrize(
     ("make", "name"),
-    [(LabelSpreading, "conjugate_gradient"), (LabelSpreading, "fixed_point"), (LabelPropagation, "jacobi")],
+    [
+        (LabelSpreading, "conjugate_gradient"),
+        (LabelSpreading, "fixed_point"),
+        (LabelPropagation, "jacobi"),
+        (PoissonLearning, "conjugate_gradient"),
+    ],
 )
 def test_layers(device, kind, make, name):
     options = {"learn_bandwidth": True} if kind == "learn" else {}
@@ -174,6 +192,14 @@ def test_layers(device, kind, make, name):
     assert found.dtype == torch.float32
     assert on_device(found)
     assert found.requires_grad == (kind != "graph")
+
+
+@pytest.mark.parametrize("num_graphs", [1, 2])
+def test_scaling_and_shifting(device, num_graphs):
+    ptr = labels(device, num_graphs + 1)
+    scores = points(device, 40, 3)
+    matched = sinkhorn_prior(scores, points(device, 3), ptr=ptr, max_steps=3, check_every=0, on_failure="ignore")
+    assert on_device(matched, mean_shift(scores, ptr=ptr), mean_shift(scores))
 
 
 @pytest.mark.parametrize("prior", ["none", "uniform", "labeled", "given"])

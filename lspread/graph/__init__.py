@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lspread.graph.components import connected_components
 from lspread.graph.construction import build_graph
 from lspread.graph.graph import Graph
 from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uniform
@@ -25,6 +26,7 @@ __all__ = [
     "SelfTuning",
     "Uniform",
     "build_graph",
+    "connected_components",
     "degree",
     "edge_dot",
     "edge_matmul",

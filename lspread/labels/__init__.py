@@ -2,13 +2,16 @@
 
 from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
 from lspread.labels.operators import PropagationOperator, SpreadOperator
-from lspread.labels.priors import ClassPrior, class_prior, match_prior, normalize_scores
+from lspread.labels.poisson import PoissonOperator, poisson_labels
+from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
 from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels
+from lspread.labels.sinkhorn import sinkhorn_prior
 from lspread.labels.spreading import check_alpha, propagate_labels, spread_labels
 from lspread.labels.targets import label_matrix
 
 __all__ = [
     "ClassPrior",
+    "PoissonOperator",
     "PropagationOperator",
     "PseudoLabels",
     "SpreadOperator",
@@ -18,10 +21,13 @@ __all__ = [
     "contrastive_loss",
     "label_matrix",
     "match_prior",
+    "mean_shift",
     "normalize_scores",
+    "poisson_labels",
     "propagate_labels",
     "pseudo_label_loss",
     "pseudo_labels",
+    "sinkhorn_prior",
     "spread_labels",
     "spread_score_loss",
 ]

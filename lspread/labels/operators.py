@@ -10,12 +10,17 @@ from torch import Tensor
 from lspread.graph import EdgeLayout, Graph, edge_matmul
 from lspread.solve import LinearOperator
 
-__all__ = ["PropagationOperator", "SpreadOperator", "layout_of"]
+__all__ = ["PropagationOperator", "SpreadOperator", "layout_of", "sum_component"]
 
 
 def layout_of(graph: Graph) -> EdgeLayout:
     """Return the graph's edges laid out for products."""
     return EdgeLayout(graph.edge_index[0], graph.edge_index[1], graph.num_nodes)
+
+
+def sum_component(x: Tensor, component: Tensor) -> Tensor:
+    """Return for every node the sum of `x` `(n, ...)` over its component, numbered as `connected_components` does."""
+    return torch.zeros_like(x).index_add(0, component, x)[component]
 
 
 @dataclass(eq=False)
@@ -102,7 +107,7 @@ class PropagationOperator(LinearOperator):
         weight: Entries `(e,)`.
         degree: Row sums of W `(n,)`, carrying their own gradient to the weights.
         is_free: Nodes whose score is solved for `(n,)` bool.
-        ridge: Number >= 0 added to the diagonal.
+        ridge: Number or 0-dimensional tensor >= 0 added to the diagonal.
         ptr: Boundaries of the graphs `(b + 1,)`.
     """
 
@@ -110,7 +115,7 @@ class PropagationOperator(LinearOperator):
     weight: Tensor
     degree: Tensor
     is_free: Tensor
-    ridge: float
+    ridge: float | Tensor
     ptr: Tensor
     is_spd: bool = True
     num_nodes: int = field(init=False)
@@ -129,13 +134,14 @@ class PropagationOperator(LinearOperator):
         return self.weight.dtype
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the weights and the degrees."""
-        return self.weight, self.degree
+        """Return the weights, the degrees and, where it is a tensor, the ridge."""
+        return (self.weight, self.degree, *([self.ridge] if isinstance(self.ridge, Tensor) else []))
 
     def replace(self, *tensors: Tensor) -> PropagationOperator:
-        """Return the operator with other weights and degrees."""
-        weight, degree = tensors
-        return PropagationOperator(self.layout, weight, degree, self.is_free, self.ridge, self.ptr)
+        """Return the operator with other weights, degrees and, where it is a tensor, another ridge."""
+        weight, degree, *rest = tensors
+        ridge = rest[0] if rest else self.ridge
+        return PropagationOperator(self.layout, weight, degree, self.is_free, ridge, self.ptr)
 
     def matmul(self, x: Tensor) -> Tensor:
         """Return A x for x `(n, c)`; rows of nodes that are held stay as they are."""
@@ -154,6 +160,6 @@ class PropagationOperator(LinearOperator):
         """Return this very operator: it is symmetric."""
         return self
 
-    def eigenvalue_bound(self) -> float:
+    def eigenvalue_bound(self) -> Tensor | float:
         """Return the ridge, or 1 (of the held nodes) where that is smaller."""
-        return float(self.ridge) if self.ridge <= 1 else 1.0
+        return self.ridge.clamp(max=1) if isinstance(self.ridge, Tensor) else min(float(self.ridge), 1.0)

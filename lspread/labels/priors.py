@@ -8,7 +8,15 @@ from torch import Tensor
 from lspread.errors import ConfigError
 from lspread.typing import UNLABELED
 
-__all__ = ["ClassPrior", "class_prior", "match_prior", "normalize_scores"]
+__all__ = [
+    "ClassPrior",
+    "class_prior",
+    "graph_of_node",
+    "match_prior",
+    "mean_shift",
+    "normalize_scores",
+    "sum_graph",
+]
 
 ClassPrior = Literal["none", "uniform", "labeled"] | Tensor
 """No prior, equal classes, the frequencies among given labels, or frequencies `(c,)`."""
@@ -76,3 +84,44 @@ def match_prior(probability: Tensor, is_reached: Tensor, prior: Tensor) -> Tenso
     factor = torch.where(mass > 0, prior.to(probability) / torch.where(mass > 0, mass, torch.ones_like(mass)), 0)
     scaled, has_mass = normalize_scores(probability * factor)
     return torch.where((is_reached & has_mass)[:, None], scaled, probability)
+
+
+def mean_shift(scores: Tensor, *, ptr: Tensor | None = None) -> Tensor:
+    """Subtract from every class its mean score: what is left is how much more than elsewhere a node leans to it.
+
+    With few labels, harmonic scores are almost one constant per class, which alone would decide for most nodes.
+
+    Args:
+        scores: `(n, c)` whose rows sum to one where something arrived, as from `propagate_labels` or
+            `normalize_scores`; then shifted rows sum to zero and the largest score of a row is positive. Rows of zeros
+            (nothing arrived) are left out and stay zero.
+        ptr: Boundaries of a batch of graphs `(b + 1,)`, each with its own means; default: one graph.
+
+    Returns:
+        `(n, c)`, differentiable in `scores`.
+
+    References:
+        Calder et al., "Poisson Learning: Graph Based Semi-Supervised Learning At Very Low Label Rates", ICML 2020,
+        section 2 (on the constant in Laplace learning).
+    """
+    is_reached = (scores.detach() != 0).any(1, keepdim=True)
+    ptr = _one_graph(scores) if ptr is None else ptr
+    count = sum_graph(is_reached.to(scores.dtype), ptr)
+    mean = sum_graph(scores, ptr) / count.clamp(min=1)
+    return torch.where(is_reached, scores - mean[graph_of_node(ptr, len(scores))], 0)
+
+
+def graph_of_node(ptr: Tensor, num_nodes: int) -> Tensor:
+    """Return the graph number of every node `(n,)`."""
+    return torch.repeat_interleave(ptr.diff(), output_size=num_nodes)
+
+
+def sum_graph(x: Tensor, ptr: Tensor) -> Tensor:
+    """Return the sum of the rows of every graph: `(n, c) -> (b, c)`."""
+    if len(ptr) == 2:
+        return x.sum(0, keepdim=True)
+    return x.new_zeros(len(ptr) - 1, x.shape[1]).index_add(0, graph_of_node(ptr, len(x)), x)
+
+
+def _one_graph(x: Tensor) -> Tensor:
+    return torch.tensor([0, len(x)], device=x.device)

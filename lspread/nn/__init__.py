@@ -2,6 +2,16 @@
 
 from lspread.nn.backbones import SmallResNet, create_backbone
 from lspread.nn.embedding import embed
+from lspread.nn.inductive import InductiveHead
+from lspread.nn.poisson import PoissonLearning
 from lspread.nn.spreading import LabelPropagation, LabelSpreading
 
-__all__ = ["LabelPropagation", "LabelSpreading", "SmallResNet", "create_backbone", "embed"]
+__all__ = [
+    "InductiveHead",
+    "LabelPropagation",
+    "LabelSpreading",
+    "PoissonLearning",
+    "SmallResNet",
+    "create_backbone",
+    "embed",
+]

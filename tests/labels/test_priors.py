@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lspread.errors import ConfigError
-from lspread.labels import class_prior, match_prior, normalize_scores
+from lspread.labels import class_prior, match_prior, mean_shift, normalize_scores, propagate_labels, pseudo_labels
 from tests import reference
 from tests.reference import seeded
 
@@ -80,3 +80,46 @@ def test_match_prior_of_an_empty_class():
     # A prior of zero for the only class that a node has leaves the node as it is.
     found = match_prior(probability, is_reached, torch.tensor([0.0, 1.0, 0.0]))
     torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+
+
+def test_mean_shift():
+    scores = torch.rand(12, 3, generator=seeded(4), dtype=torch.float64)
+    close = torch.testing.assert_close
+    close(mean_shift(scores), scores - scores.mean(0))
+    close(mean_shift(mean_shift(scores)), mean_shift(scores))
+    close(mean_shift(scores + torch.tensor([5.0, 1.0, 0.0]).double()), mean_shift(scores))
+    ptr = torch.tensor([0, 5, 5, 12])
+    close(mean_shift(scores, ptr=ptr), torch.cat([mean_shift(scores[:5]), mean_shift(scores[5:])]))
+    holes = scores.clone()
+    holes[::3] = 0
+    found = mean_shift(holes)
+    kept = torch.arange(12) % 3 != 0
+    close(found[kept], mean_shift(scores[kept]))
+    assert found[~kept].eq(0).all()
+    assert mean_shift(torch.zeros(3, 2)).eq(0).all()
+
+
+def test_mean_shift_gradient():
+    scores = torch.rand(6, 2, generator=seeded(5), dtype=torch.float64)
+    scores[2] = 0
+    ptr = torch.tensor([0, 4, 6])
+    shift = lambda s: mean_shift(torch.where(torch.arange(6)[:, None] == 2, 0, s), ptr=ptr)  # noqa: E731
+    assert torch.autograd.gradcheck(shift, scores.requires_grad_())
+    assert torch.autograd.gradgradcheck(shift, scores)
+
+
+def test_mean_shift_of_almost_constant_scores():
+    """Two clusters and one label each: the harmonic scores lie on one side of a half, their shifts on both."""
+    w = torch.block_diag(reference.random_weights(20), 3 * reference.random_weights(20, seed=1))
+    w[:20, 20:] = w[20:, :20] = 0.02
+    label = torch.full((40,), -1)
+    label[0], label[20] = 0, 1
+    targets = reference.one_hot(label, 2)
+    scores = propagate_labels(reference.from_dense(w), targets, label != -1).value
+    true = torch.arange(40) // 20
+    wanted = reference.propagate(w, targets, label != -1)
+    found = mean_shift(scores)
+    torch.testing.assert_close(found, wanted - wanted.mean(0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.sum(1), torch.zeros(40).double(), rtol=0, atol=1e-9)
+    assert torch.equal(pseudo_labels(found, label).label, true)
+    assert (scores.argmax(1) == true).sum() < 25

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from lspread.errors import ConfigError, GraphError, SolveError
 from lspread.graph import Graph, build_graph, find_neighbors, normalize_graph
-from lspread.labels import label_matrix, propagate_labels, spread_labels
+from lspread.labels import label_matrix, poisson_labels, propagate_labels, spread_labels
 from lspread.solve import ConjugateGradient, Direct, Status
 from tests import reference
 from tests.reference import from_dense, seeded
@@ -215,23 +215,25 @@ def test_first_guess_leaves_nothing_where_no_label_reaches():
     assert not old.requires_grad
 
 
-def test_direct_says_that_it_cannot_propagate_without_a_given_node():
-    """D - W is singular there; rounding decides whether the factorization notices. Never a wrong number."""
+def test_every_solver_propagates_beside_a_component_without_given_node():
+    """D - W is singular there; the nodes are held at zero."""
     chain = torch.diag(torch.ones(3, dtype=torch.float64), 1)
     blind = from_dense(torch.block_diag(chain + chain.T, chain + chain.T))  # whole numbers: the pivot is exactly zero
-    label = torch.tensor([0, -1, -1, -1, -1, -1, -1, -1])
-    targets = label_matrix(label, 2, dtype=torch.float64)
-    with pytest.raises(SolveError, match="NONFINITE"):
-        propagate_labels(blind, targets, label != -1, solver=Direct())
-    held = propagate_labels(blind, targets, label != -1, ridge=0.1, solver=Direct()).value
-    close(held, propagate_labels(blind, targets, label != -1, ridge=0.1).value)
+    is_given = torch.arange(8) == 0
+    targets = reference.one_hot(torch.where(is_given, 0, -1), 2)
+    for solver in (Direct(), ConjugateGradient(), ConjugateGradient(preconditioner="jacobi")):
+        found = propagate_labels(blind, targets, is_given, solver=solver)
+        assert found.status is Status.CONVERGED
+        close(found.value, torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 0.0]] * 4).double())
+    held = propagate_labels(blind, targets, is_given, ridge=0.1, solver=Direct()).value
+    close(held, propagate_labels(blind, targets, is_given, ridge=0.1).value)
     for seed in range(5):
         graph = from_dense(0.3 * torch.block_diag(reference.random_weights(5, seed=seed), chain + chain.T))
         is_given = torch.arange(9) == 1
         rows = reference.one_hot(torch.where(is_given, 0, -1), 2)
-        found = propagate_labels(graph, rows, is_given, solver=Direct(), on_failure="ignore")
-        if found.status is Status.CONVERGED:
-            close(found.value, propagate_labels(graph, rows, is_given).value)
+        found = propagate_labels(graph, rows, is_given, solver=Direct())
+        close(found.value, propagate_labels(graph, rows, is_given).value)
+        assert found.value[5:].eq(0).all()
 
 
 def test_all_given_none_given_and_one_node():
@@ -328,3 +330,80 @@ def test_other_errors():
             propagate_labels(graph, targets, label != -1, initial=initial)
     with pytest.raises(SolveError, match=r"ended as MAX_STEPS"):
         spread_labels(normalize_graph(graph), targets, solver=ConjugateGradient(max_steps=1))
+
+
+# Ridge
+
+
+def test_gradient_to_ridge():
+    graph = from_dense(reference.random_weights(9))
+    label = torch.where(torch.arange(9) % 4 == 0, torch.arange(9) % 3 % 2, -1)
+    targets = label_matrix(label, 2, dtype=torch.float64)
+
+    def solve(ridge, targets):
+        return propagate_labels(graph, targets, label != -1, ridge=ridge).value
+
+    inputs = (torch.tensor(0.3, dtype=torch.float64).requires_grad_(), targets.requires_grad_())
+    assert torch.autograd.gradcheck(solve, inputs)
+    assert torch.autograd.gradgradcheck(solve, inputs)
+    tensor = propagate_labels(graph, targets, label != -1, ridge=torch.tensor(0.3, dtype=torch.float64))
+    number = propagate_labels(graph, targets, label != -1, ridge=0.3)
+    close(tensor.value, number.value)
+    close(tensor.error_bound, number.error_bound)
+    assert ((number.value - reference.propagate(graph.to_dense(), targets, label != -1, 0.3)).norm(dim=0) < 1e-9).all()
+
+
+@pytest.mark.parametrize("solver", [ConjugateGradient(rtol=1e-2), ConjugateGradient(rtol=1e-2, max_steps=3)])
+def test_ridge_bounds_the_error(solver):
+    graph, label, _ = moons()
+    targets = label_matrix(label, 2, dtype=torch.float64)
+    for ridge in (0.05, 3.0):
+        found = propagate_labels(graph, targets, label != -1, ridge=ridge, solver=solver, on_failure="ignore")
+        wanted = reference.propagate(graph.to_dense(), targets, label != -1, ridge)
+        error = (found.value - wanted).norm(dim=0)
+        assert (error <= found.error_bound[0]).all()
+        assert error.max() > 1e-8, "nothing to bound"
+
+
+def test_ridge_errors():
+    graph, label, _ = moons()
+    targets = label_matrix(label, 2, dtype=torch.float64)
+    for ridge in (torch.tensor([0.1]), torch.tensor(1)):
+        with pytest.raises(ConfigError, match=r"ridge must be a number or a 0-dimensional float tensor; got shape"):
+            propagate_labels(graph, targets, label != -1, ridge=ridge)
+    with pytest.raises(ConfigError, match=r"ridge must not be negative; got -0.5"):
+        propagate_labels(graph, targets, label != -1, ridge=torch.tensor(-0.5))
+
+
+# Precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_taken_in_and_solved_in_float32(dtype):
+    """From bf16 embeddings and targets to scores, in and out of autocast, the same numbers as in float32."""
+    _, label, z = moons()
+    z = z.to(dtype)
+    soft = label_matrix(label, 2, dtype=dtype).requires_grad_()
+    given = label != -1
+    alpha = torch.full((60,), 0.9, dtype=dtype)
+
+    def solve(z, targets):
+        graph = build_graph(z, find_neighbors(z, 8))
+        return [
+            spread_labels(normalize_graph(graph), targets).value,
+            spread_labels(normalize_graph(graph), targets, alpha=alpha).value,
+            spread_labels(normalize_graph(graph), targets, solver=Direct()).value,
+            propagate_labels(graph, targets, given).value,
+            poisson_labels(graph, targets).value,
+        ]
+
+    wanted = solve(z.float(), soft.detach().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = solve(z, soft)
+    for found in (solve(z, soft), under_autocast):
+        for one, other in zip(found, wanted, strict=True):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)
+            (grad,) = torch.autograd.grad(one.square().sum(), soft, retain_graph=True)
+            assert grad.dtype == dtype
+            assert torch.isfinite(grad).all()

@@ -21,6 +21,15 @@ def test_balance():
     torch.testing.assert_close(label_matrix(label, 3, balance=True), wanted)
 
 
+def test_balance_is_the_formula():
+    """Every column divided by the number of its labels, so each class has one unit in total."""
+    label = torch.randint(-1, 3, (50,), generator=seeded(1))
+    found = label_matrix(label, 4, balance=True, dtype=torch.float64)
+    count = torch.stack([(label == c).sum() for c in range(4)])
+    torch.testing.assert_close(found, reference.one_hot(label, 4) / count.clamp(min=1))
+    torch.testing.assert_close(found.sum(0), torch.tensor([1.0, 1, 1, 0]).double())
+
+
 def test_balance_of_a_batch_is_its_loop():
     label = torch.tensor([0, 0, 1, -1, 0, 1, 1, 1])
     ptr = torch.tensor([0, 4, 4, 8])
