@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -89,6 +90,20 @@ class SpreadOperator(LinearOperator):
         """Return 1 - alpha, or 0 (none known) when S is not symmetric."""
         return 1 - self.alpha if self.is_spd else 0.0
 
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return 1 - alpha and 1 + alpha, or (0, inf) (none known) when S is not symmetric."""
+        return (1 - self.alpha, 1 + self.alpha) if self.is_spd else (0.0, math.inf)
+
+    def blocks(self, size: int) -> Tensor:
+        """Return A dense, one block per graph `(b, size, size)`, straight from the entries."""
+        row, column = self.layout.row, self.layout.column
+        if self.num_graphs > 1:
+            row, column = self.graph_of_node[row] * size + self.place_of_node[row], self.place_of_node[column]
+        s = self.weight.new_zeros(self.num_graphs * size * size).index_add_(0, row * size + column, self.weight)
+        s = s.view(self.num_graphs, size, size)
+        s = s.mT if self.is_transposed else s
+        return torch.eye(size, dtype=self.dtype, device=self.device) - self.alpha * s
+
 
 @dataclass(eq=False)
 class PropagationOperator(LinearOperator):
@@ -157,3 +172,7 @@ class PropagationOperator(LinearOperator):
     def eigenvalue_bound(self) -> float:
         """Return the ridge, or 1 (of the held nodes) where that is smaller."""
         return float(self.ridge) if self.ridge <= 1 else 1.0
+
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return `eigenvalue_bound` and Gershgorin's bound 2 max(D) + ridge, or 1 (of the held nodes) if larger."""
+        return self.eigenvalue_bound(), (2 * self.degree.amax() + self.ridge).clamp(min=1)
