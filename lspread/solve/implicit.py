@@ -11,7 +11,7 @@ kept: memory does not grow with the number of steps, and the gradient is that of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lspread.errors import GraphError
+from lspread.solve.lift import lift, pull_back, push_forward
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution, report_failure
 from lspread.solve.solvers import PreparingSolver, Solver
@@ -136,7 +137,11 @@ class _Solve(torch.autograd.Function):
         operator = ctx.task.operator.replace(*tensors)
         task = replace(ctx.task, operator=operator.transpose(), name="the backward (adjoint) solve")
         adjoint = _solve(task, grad.contiguous()).value
-        grads = _pull_back(operator, tensors, needs, x, -adjoint)
+        # theta stands behind x: to be moved are the inputs from number 1 on, with x fixed.
+        which = [i for i, need in enumerate(needs, start=1) if need]
+        pull = pull_back(_product(ctx.task), which, len(tensors) + 1)
+        found = iter(lift(pull, x, *tensors, -adjoint) if which else ())
+        grads = (next(found) if need else None for need in needs)
         return None, adjoint if needs_rhs else None, None, *grads
 
     @staticmethod
@@ -179,54 +184,15 @@ class _SolveWithTangent(_Solve):
         x, *tensors = ctx.saved_tensors
         operator = ctx.task.operator.replace(*tensors)
         right = torch.zeros_like(x) if rhs is None else rhs
-        if any(tangent is not None for tangent in tangents):
-            right = right - _push_forward(operator, tensors, tangents, x)
+        which = [i for i, tangent in enumerate(tangents, start=1) if tangent is not None]
+        if which:
+            push = push_forward(_product(ctx.task), which, len(tensors) + 1)
+            moving = (tangent for tangent in tangents if tangent is not None)
+            right = right - lift(push, x, *tensors, *moving)[0]
         task = replace(ctx.task, operator=operator, name="the tangent solve (forward mode)")
         return _solve(task, right).value, *([None] * 6)
 
 
-def _pull_back(
-    operator: LinearOperator, tensors: Sequence[Tensor], needs: Sequence[bool], x: Tensor, grad: Tensor
-) -> list[Tensor | None]:
-    """Return the gradient of <grad, A x> to the tensors of A, at fixed x; differentiable in grad mode."""
-    if not any(needs):
-        return [None] * len(tensors)
-    wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-
-    def product(*here: Tensor) -> Tensor:
-        given = iter(here)
-        return operator.replace(*(next(given) if need else t for t, need in zip(tensors, needs, strict=True))).matmul(x)
-
-    if torch._C._are_functorch_transforms_active():
-        found = iter(torch.func.vjp(product, *wanted)[1](grad))
-        return [next(found) if need else None for need in needs]
-    is_twice = torch.is_grad_enabled()
-    x = x if is_twice else x.detach()
-    with torch.enable_grad():
-        # Fresh names for theta: x depends on theta as well, and here it must be held fixed.
-        here = [t.view_as(t) if is_twice and t.requires_grad else t.detach().requires_grad_() for t in wanted]
-        found = iter(torch.autograd.grad(product(*here), here, grad, create_graph=is_twice, allow_unused=True))
-    return [next(found) if need else None for need in needs]
-
-
-def _push_forward(
-    operator: LinearOperator, tensors: Sequence[Tensor], tangents: Sequence[Tensor | None], x: Tensor
-) -> Tensor:
-    """Return (dA/dtheta . tangents) x at fixed x; differentiable in grad mode.
-
-    The gradient of <g, A x> to theta is linear in g, and the gradient of that to g is what is wanted: so the product
-    needs no forward mode of its own.
-    """
-    needs = [tangent is not None for tangent in tangents]
-
-    def pull_back(grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(found for found in _pull_back(operator, tensors, needs, x, grad) if found is not None)
-
-    given = tuple(tangent for tangent in tangents if tangent is not None)
-    zero = torch.zeros_like(x)
-    if torch._C._are_functorch_transforms_active():
-        return torch.func.vjp(pull_back, zero)[1](given)[0]
-    is_twice = torch.is_grad_enabled()
-    with torch.enable_grad():
-        zero.requires_grad_()
-        return torch.autograd.grad(pull_back(zero), zero, given, create_graph=is_twice)[0]
+def _product(task: _Task) -> Callable[..., tuple[Tensor]]:
+    """Return (x, *theta) -> A x."""
+    return lambda x, *tensors: (task.operator.replace(*tensors).matmul(x),)
