@@ -183,14 +183,20 @@ class _SolveWithTangent(_Solve):
     def jvp(ctx: Any, _task: None, rhs: Tensor | None, _initial: None, *tangents: Tensor | None) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
         operator = ctx.task.operator.replace(*tensors)
-        right = torch.zeros_like(x) if rhs is None else rhs
         which = [i for i, tangent in enumerate(tangents, start=1) if tangent is not None]
-        if which:
-            push = push_forward(_product(ctx.task), which, len(tensors) + 1)
-            moving = (tangent for tangent in tangents if tangent is not None)
-            right = right - lift(push, x, *tensors, *moving)[0]
+        moving = [tangent for tangent in tangents if tangent is not None]
+        push = push_forward(_product(ctx.task), which, len(tensors) + 1)
+
+        def right(*given: Tensor) -> tuple[Tensor]:
+            if rhs is None:
+                return (-push(*given)[0],)
+            return (given[0] - push(*given[1:])[0] if which else given[0],)
+
+        # Torch turns forward mode off in here, also for the levels around this one: a plain subtraction would lose what
+        # second tangents need, and lifted functions do not.
+        (b,) = lift(right, *([] if rhs is None else [rhs]), x, *tensors, *moving)
         task = replace(ctx.task, operator=operator, name="the tangent solve (forward mode)")
-        return _solve(task, right).value, *([None] * 6)
+        return _solve(task, b).value, *([None] * 6)
 
 
 def _product(task: _Task) -> Callable[..., tuple[Tensor]]:
