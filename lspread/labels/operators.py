@@ -72,7 +72,11 @@ class SpreadOperator(LinearOperator):
 
     def matmul(self, x: Tensor) -> Tensor:
         """Return x - alpha S x for x `(n, c)`."""
-        return x - self.alpha * edge_matmul(self.layout, self.weight, x, transpose=self.is_transposed)
+        product = edge_matmul(self.layout, self.weight, x, transpose=self.is_transposed)
+        # One pass over the scores instead of two: they are as large as all that the product reads.
+        if isinstance(self.alpha, Tensor):
+            return torch.addcmul(x, self.alpha, product, value=-1)
+        return torch.sub(x, product, alpha=self.alpha)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
@@ -96,13 +100,13 @@ class SpreadOperator(LinearOperator):
 
     def blocks(self, size: int) -> Tensor:
         """Return A dense, one block per graph `(b, size, size)`, straight from the entries."""
-        row, column = self.layout.row, self.layout.column
-        if self.num_graphs > 1:
-            row, column = self.graph_of_node[row] * size + self.place_of_node[row], self.place_of_node[column]
-        s = self.weight.new_zeros(self.num_graphs * size * size).index_add_(0, row * size + column, self.weight)
-        s = s.view(self.num_graphs, size, size)
-        s = s.mT if self.is_transposed else s
-        return torch.eye(size, dtype=self.dtype, device=self.device) - self.alpha * s
+        # Where the row of each node begins, less the number of the first node of its graph.
+        start = (self.graph_of_node * size + self.place_of_node) * size - self.ptr[:-1][self.graph_of_node]
+        out = self.weight.new_zeros(self.num_graphs * size * size)
+        out = out.index_add_(0, start[self.layout.row] + self.layout.column, self.weight)
+        out = out.view(self.num_graphs, size, size).mul_(-self.alpha)
+        out.diagonal(dim1=1, dim2=2).add_(1)
+        return out.mT if self.is_transposed else out
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """The solver that fits the size of the graphs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -24,17 +24,22 @@ class AutoSolver:
     positive definite, else `fixed_point`. A batch on a GPU whose graphs are small on average is asked once for its
     largest graph.
 
+    Measured with c = 10, k = 15, alpha = 0.99, float32, forward and backward solve on one busy core, Cholesky against
+    conjugate gradient of 15 to 25 steps, in ms: n = 128: 3.2 and 10.5; 256: 4.1 and 7.9; 512: 8.5 and 9.5; 768: 18.7
+    and 12.5; 1024: 40 and 13; 32 graphs of 80: 13 and 46; 8 of 256: 15 and 31; 8 of 512: 131 and 124. Graphs that take
+    more steps move the crossing up.
+
     Attributes:
         direct: For small graphs.
         iterative: For large graphs.
         fixed_point: For large graphs that are not symmetric.
-        max_direct_nodes: TODO
-        max_direct_entries: 2^24 are 64 MiB in float32.
+        max_direct_nodes: The crossing of the two.
+        max_direct_entries: 2^24 are 64 MiB in float32, and the factor takes as much again.
     """
 
-    direct: Direct = Direct()
-    iterative: Solver = ConjugateGradient()
-    fixed_point: Solver = FixedPoint()
+    direct: Solver = field(default_factory=Direct)
+    iterative: Solver = field(default_factory=ConjugateGradient)
+    fixed_point: Solver = field(default_factory=FixedPoint)
     max_direct_nodes: int = 512
     max_direct_entries: int = 1 << 24
 

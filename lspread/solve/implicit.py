@@ -2,8 +2,8 @@
 
 For x = A^-1 b and a loss with gradient g = dLoss/dx, one more solve gives l = A^-T g, and then
     dLoss/db = l        dLoss/dtheta = -l . (dA/dtheta) x
-for whatever tensors theta the operator is made of: the second is the gradient of one product, taken at fixed x. In forward
-mode, the tangent is one more solve too:
+for whatever tensors theta the operator is made of: the second is the gradient of one product, taken at fixed x. In
+forward mode, the tangent is one more solve too:
     dx = A^-1 (db - (dA/dtheta . dtheta) x)
 Both are made of differentiable pieces (this very function and the product), so they have derivatives too. No iterate is
 kept: memory does not grow with the number of steps, and the gradient is that of the exact solution.

@@ -1,8 +1,8 @@
 """Derivatives of every kind for functions that only know plain reverse mode.
 
 A function that plain autograd can differentiate twice has all derivatives: its pull-back (x, g) -> gradient of
-<g, f(x)> is again such a function, and since that is linear in g, its own pull-back to g is the tangent of f. Lifted, each of
-them runs below all transforms of torch.func, on plain tensors.
+<g, f(x)> is again such a function, and since that is linear in g, its own pull-back to g is the tangent of f. Lifted,
+each of them runs below all transforms of torch.func, on plain tensors.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def push_forward(function: TensorFunction, which: Sequence[int], num_inputs: int
     return partial(_push_forward, function, which, num_inputs)
 
 
-def _pull_back(
-    function: TensorFunction, which: Sequence[int], num_inputs: int, *tensors: Tensor
-) -> tuple[Tensor, ...]:
+def _pull_back(function: TensorFunction, which: Sequence[int], num_inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
     inputs, grads = list(tensors[:num_inputs]), tensors[num_inputs:]
     is_twice = torch.is_grad_enabled()
     with torch.enable_grad():

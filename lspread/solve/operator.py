@@ -51,7 +51,7 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def matmul(self, x: Tensor) -> Tensor:
-        """Return A x for x `(n, c)`, a tensor of its own that solvers write to; differentiable in `x` and `tensors()`."""
+        """Return A x for x `(n, c)`, a new tensor, which solvers write to; differentiable in `x` and `tensors()`."""
 
     @abstractmethod
     def diagonal(self) -> Tensor:
@@ -90,6 +90,16 @@ class LinearOperator(ABC):
         return len(self.ptr) - 1
 
     @cached_property
+    def nodes_per_graph(self) -> int | None:
+        """Number of nodes of every graph, where all have the same and asking stops no device; else None."""
+        if self.num_graphs == 1:
+            return self.num_nodes
+        if self.ptr.device.type != "cpu" or self.num_graphs == 0:
+            return None
+        size, is_odd = divmod(self.num_nodes, self.num_graphs)
+        return size if size and not is_odd and bool((self.ptr.diff() == size).all()) else None
+
+    @cached_property
     def graph_of_node(self) -> Tensor:
         """Number of the graph of each node `(n,)`."""
         # Told its length, repeat_interleave need not ask the device for it.
@@ -103,16 +113,20 @@ class LinearOperator(ABC):
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the inner products of columns, one per graph and class: `(n, c), (n, c) -> (b, c)`."""
         product = x * y
-        if self.num_graphs > 1:
-            return x.new_zeros(self.num_graphs, x.shape[1]).index_add(0, self.graph_of_node, product)
-        if not _is_foldable(product):
-            return product.sum(0, keepdim=True)
-        head, tail = _fold(product)
-        return head.sum(0).view(FOLD, -1).sum(0, keepdim=True) + tail.sum(0, keepdim=True)
+        if self.num_graphs == 1 and _is_foldable(product):
+            head, tail = _fold(product)
+            return head.sum(0).view(FOLD, -1).sum(0, keepdim=True) + tail.sum(0, keepdim=True)
+        if self.nodes_per_graph is not None:
+            return product.unflatten(0, (self.num_graphs, -1)).sum(1)
+        return x.new_zeros(self.num_graphs, x.shape[1]).index_add(0, self.graph_of_node, product)
 
     def broadcast(self, coef: Tensor) -> Tensor:
         """Spread one number per graph and class over its nodes: `(b, c) -> (n, c)`, or `(1, c)` for one graph."""
-        return coef if self.num_graphs == 1 else coef[self.graph_of_node]
+        if self.num_graphs == 1:
+            return coef
+        if self.nodes_per_graph is not None:
+            return coef.unsqueeze(1).expand(-1, self.nodes_per_graph, -1).flatten(0, 1)
+        return coef[self.graph_of_node]
 
     def add_scaled(self, x: Tensor, coef: Tensor, y: Tensor, *, out: Tensor) -> None:
         """Write x + coef y to `out`, for coef `(b, c)` and x and y `(n, c)`; `out` may be one of them."""
