@@ -46,7 +46,12 @@ def linear_solve(
         on_failure: What to do when the forward or the backward solve does not converge.
 
     Returns:
-        `Solution`; its `value` is differentiable, twice, in `rhs` and `operator.tensors()`.
+        `Solution`; its `value` is differentiable in `rhs` and `operator.tensors()`, any number of times, in reverse and
+        in forward mode and in any mix of the two. Under `torch.func.vmap`, right-hand sides are stacked as more columns
+        of one solve; where the operator itself is batched, it is solved once per element and `num_steps` is the
+        largest. What torch does not allow: `torch.autograd.grad(..., is_grads_batched=True)`, whose older vmap enters
+        no custom function (use `torch.func.vmap` or `jacrev`), and looking at `Solution.status` inside vmap, which
+        would read from a batch; failures are reported from within the solve all the same.
 
     Raises:
         GraphError: Shape, dtype or device of `rhs` or `initial` do not fit the operator.

@@ -152,7 +152,7 @@ def test_formulas_of_the_docstring():
     torch.testing.assert_close(grads[2], (adjoint * (s @ f - targets)).sum())
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", ["conjugate_gradient", "chebyshev", "direct"])
 def test_second_derivatives(name):
     leaves = inputs(n=5, alpha=0.4)
     assert torch.autograd.gradgradcheck(lambda *leaves: scores(*leaves, solver=SOLVERS[name]()), leaves)
