@@ -2,8 +2,7 @@
 
 Reading a number (`.item()`, `.tolist()`, `bool(tensor)`, `nonzero`) raises there, and mixing devices does too, so a
 forward pass that runs shows that nothing stops the device. A second guard looks at every operation for results on the
-CPU. Backward passes cannot be faked: torch's engine refuses CUDA tensors where there is no GPU. Their pieces
-are forward computations (a transposed product, an `edge_dot`, the adjoint solve), and these are run here instead.
+CPU. Torch's engine refuses backward passes of CUDA tensors where there is no GPU: `backward` below walks their nodes.
 """
 
 import pytest
@@ -39,14 +38,16 @@ from lspread.labels import (
     spread_score_loss,
 )
 from lspread.nn import LabelPropagation, LabelSpreading, PoissonLearning
-from lspread.solve import ConjugateGradient, Direct, FixedPoint, linear_solve
+from lspread.solve import AutoSolver, Chebyshev, ConjugateGradient, Direct, FixedPoint, linear_solve
 
 # None of these looks at a residual.
 SOLVERS = {
     "conjugate_gradient": ConjugateGradient(max_steps=10, check_every=0),
     "jacobi": ConjugateGradient(max_steps=2, check_every=0, preconditioner="jacobi"),
+    "chebyshev": Chebyshev(max_steps=3),
     "fixed_point": FixedPoint(max_steps=2, check_every=0),
     "direct": Direct(),
+    "auto": AutoSolver(iterative=ConjugateGradient(max_steps=2, check_every=0), max_direct_nodes=25),
 }
 SYNC = (DataDependentOutputException, DynamicOutputShapeException)
 
@@ -116,13 +117,14 @@ def fixed_graph(device, *shape):
 @pytest.mark.parametrize("shape", [(40, 5), (3, 20, 5)])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_spread_and_propagate(device, shape, name):
-    if name == "direct" and len(shape) == 3:
+    if name in ("direct", "auto") and len(shape) == 3:
         pytest.skip("Direct reads the size of the largest graph of a batch, as its comment says")
     graph = fixed_graph(device, *shape)
     num_nodes = graph.num_nodes
     label = labels(device, num_nodes)
     targets = label_matrix(label, 3, balance=True, ptr=graph.ptr)
     alpha = torch.empty((), device=device)
+    ridge = 0.1 if name == "chebyshev" else 0.0
     for found in (
         spread_labels(normalize_graph(graph), targets, solver=SOLVERS[name], on_failure="ignore"),
         spread_labels(normalize_graph(graph), targets, alpha=alpha, solver=SOLVERS[name], on_failure="ignore"),
@@ -134,9 +136,10 @@ def test_spread_and_propagate(device, shape, name):
             initial=targets,
             on_failure="ignore",
         ),
-        propagate_labels(graph, targets, label != -1, solver=SOLVERS[name], on_failure="ignore"),
+        propagate_labels(graph, targets, label != -1, ridge=ridge, solver=SOLVERS[name], on_failure="ignore"),
         propagate_labels(graph, targets, label != -1, ridge=alpha, solver=SOLVERS[name], on_failure="ignore"),
-        poisson_labels(graph, targets, prior="uniform", solver=SOLVERS[name], initial=targets, on_failure="ignore"),
+        # Nothing is known of the spectrum there that Chebyshev could use.
+        poisson_labels(graph, targets, prior="uniform", solver=SOLVERS["jacobi"], initial=targets, on_failure="ignore"),
     ):
         assert found.value.shape == (num_nodes, 3)
         assert found.residual.shape == found.error_bound.shape == (graph.num_graphs, 3)
@@ -200,6 +203,93 @@ def test_scaling_and_shifting(device, num_graphs):
     scores = points(device, 40, 3)
     matched = sinkhorn_prior(scores, points(device, 3), ptr=ptr, max_steps=3, check_every=0, on_failure="ignore")
     assert on_device(matched, mean_shift(scores, ptr=ptr), mean_shift(scores))
+
+
+def backward(outputs, inputs, grads, create_graph=False, allow_unused=False):
+    """Do what torch.autograd.grad does, node by node in Python: from the last to the first, each with all its grads."""
+    edges = {}  # (node, output number): gradient
+    for output, grad in zip(outputs, grads, strict=True):
+        edges[output.grad_fn, output.output_nr] = grad
+    wanted = {}
+    for number, leaf in enumerate(inputs):
+        node = leaf.grad_fn if leaf.grad_fn is not None else leaf.view_as(leaf).grad_fn.next_functions[0][0]
+        wanted[node, leaf.output_nr] = number
+    found = [None] * len(inputs)
+    order, seen = [], set()
+
+    def visit(node):
+        if node not in seen:
+            seen.add(node)
+            for following, _ in node.next_functions:
+                if following is not None:
+                    visit(following)
+            order.append(node)
+
+    for output in outputs:
+        visit(output.grad_fn)
+    with torch.set_grad_enabled(create_graph):
+        for node in reversed(order):
+            slots = [key for key in edges if key[0] is node]
+            for key in slots:
+                if key in wanted:
+                    found[wanted[key]] = edges[key]
+            if not slots or node.name() == "torch::autograd::AccumulateGrad":
+                continue
+            given = [edges.get((node, slot)) for slot in range(1 + max(slot for _, slot in slots))]
+            if hasattr(node, "needs_input_grad"):  # a node made in Python gives one result per argument
+                results = [grad for grad, need in zip(node.apply(*given), node.needs_input_grad, strict=True) if need]
+            else:
+                results = node(*given)
+                results = results if isinstance(results, tuple) else (results,)
+                results = [grad for grad, (to, _) in zip(results, node.next_functions, strict=True) if to is not None]
+            ends = [end for end in node.next_functions if end[0] is not None]
+            for (following, slot), grad in zip(ends, results, strict=True):
+                if grad is not None:
+                    grad = grad.sum_to_size(following._input_metadata[slot].shape)  # what was broadcast on the way
+                    old = edges.get((following, slot))
+                    edges[following, slot] = grad if old is None else old + grad
+    assert allow_unused or all(grad is not None for grad in found)
+    return tuple(found)
+
+
+@pytest.fixture
+def walk(monkeypatch):
+    """Walk the nodes, and let the solve's own backward pass do the same."""
+
+    def grad(outputs, inputs, grad_outputs, create_graph=False, allow_unused=False):
+        return backward(outputs, inputs, grad_outputs, create_graph, allow_unused)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    return backward
+
+
+def test_the_walk_itself(walk):
+    """On the CPU, where the engine gives the second opinion."""
+    z = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.eye(20)[:, :2].clone().requires_grad_()
+    graph = normalize_graph(build_graph(z, find_neighbors(z, 4), coalesce=False))
+    loss = spread_labels(graph, targets, solver=Chebyshev()).value.pow(2).sum()
+    found = walk([loss], [z, targets], [torch.ones(())])
+    loss.backward()
+    torch.testing.assert_close(found, (z.grad, targets.grad))
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (3, 20, 5)])
+@pytest.mark.parametrize("name", ["chebyshev", "conjugate_gradient", "fixed_point", "auto"])
+@pytest.mark.parametrize("learns_alpha", [False, True])
+def test_backward_from_loss_to_embeddings(device, walk, shape, name, learns_alpha):
+    if name == "auto" and len(shape) == 3:
+        pytest.skip("Direct reads the size of the largest graph of a batch, as its comment says")
+    z = points(device, *shape).requires_grad_()
+    alpha = torch.empty((), device=device, requires_grad=True) if learns_alpha else 0.9
+    graph = normalize_graph(build_graph(z, find_neighbors(z, 4), coalesce=False))
+    targets = points(device, graph.num_nodes, 3).requires_grad_()
+    found = spread_labels(graph, targets, alpha=alpha, solver=SOLVERS[name], on_failure="ignore")
+    loss = torch.nn.functional.cross_entropy(found.value, labels(device, graph.num_nodes))
+    leaves = [z, targets, *([alpha] if learns_alpha else [])]
+    grads = walk([loss], leaves, [torch.ones((), device=device)])
+    assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]
+    assert on_device(*grads)
 
 
 @pytest.mark.parametrize("prior", ["none", "uniform", "labeled", "given"])

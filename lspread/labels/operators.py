@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -76,7 +77,11 @@ class SpreadOperator(LinearOperator):
 
     def matmul(self, x: Tensor) -> Tensor:
         """Return x - alpha S x for x `(n, c)`."""
-        return x - self.alpha * edge_matmul(self.layout, self.weight, x, transpose=self.is_transposed)
+        product = edge_matmul(self.layout, self.weight, x, transpose=self.is_transposed)
+        # One pass over the scores instead of two: they are as large as all that the product reads.
+        if isinstance(self.alpha, Tensor):
+            return torch.addcmul(x, self.alpha, product, value=-1)
+        return torch.sub(x, product, alpha=self.alpha)
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
@@ -93,6 +98,20 @@ class SpreadOperator(LinearOperator):
     def eigenvalue_bound(self) -> Tensor | float:
         """Return 1 - alpha, or 0 (none known) when S is not symmetric."""
         return 1 - self.alpha if self.is_spd else 0.0
+
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return 1 - alpha and 1 + alpha, or (0, inf) (none known) when S is not symmetric."""
+        return (1 - self.alpha, 1 + self.alpha) if self.is_spd else (0.0, math.inf)
+
+    def blocks(self, size: int) -> Tensor:
+        """Return A dense, one block per graph `(b, size, size)`, straight from the entries."""
+        # Where the row of each node begins, less the number of the first node of its graph.
+        start = (self.graph_of_node * size + self.place_of_node) * size - self.ptr[:-1][self.graph_of_node]
+        out = self.weight.new_zeros(self.num_graphs * size * size)
+        out = out.index_add_(0, start[self.layout.row] + self.layout.column, self.weight)
+        out = out.view(self.num_graphs, size, size).mul_(-self.alpha)
+        out.diagonal(dim1=1, dim2=2).add_(1)
+        return out.mT if self.is_transposed else out
 
 
 @dataclass(eq=False)
@@ -163,3 +182,7 @@ class PropagationOperator(LinearOperator):
     def eigenvalue_bound(self) -> Tensor | float:
         """Return the ridge, or 1 (of the held nodes) where that is smaller."""
         return self.ridge.clamp(max=1) if isinstance(self.ridge, Tensor) else min(float(self.ridge), 1.0)
+
+    def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return `eigenvalue_bound` and Gershgorin's bound 2 max(D) + ridge, or 1 (of the held nodes) if larger."""
+        return self.eigenvalue_bound(), (2 * self.degree.amax() + self.ridge).clamp(min=1)

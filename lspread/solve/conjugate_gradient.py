@@ -9,7 +9,7 @@ from torch import Tensor
 from lspread.errors import ConfigError, SolveError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, first_guess, tolerance, unit_scale
+from lspread.solve.solvers import certify, check_options, first_guess, residual_of, tolerance, unit_scale
 
 __all__ = ["ConjugateGradient"]
 
@@ -65,22 +65,33 @@ class ConjugateGradient:
                 "normalized graph (normalize_graph), or solver=FixedPoint() or Direct()."
             )
         scale = unit_scale(operator, rhs)
-        rhs = rhs / operator.broadcast(scale)
+        rhs = rhs.contiguous() / operator.broadcast(scale)
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
         x = first_guess(operator, rhs, initial, scale)
+        r = rhs.clone() if initial is None else residual_of(operator, rhs, x)
         has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
         num_steps = 0
-        for attempt in range(NUM_RESTARTS):
-            r = rhs - operator.matmul(x) if attempt or initial is not None else rhs.clone()
+        for _ in range(NUM_RESTARTS):
             taken, broken = self._descend(operator, x, r, goal, inverse_diagonal, self.max_steps - num_steps)
             num_steps += taken
             has_broken_down |= broken
-            if self.check_every == 0 or num_steps >= self.max_steps:
+            r = residual_of(operator, rhs, x)
+            residual = operator.norm(r)
+            if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
-            if bool((operator.norm(rhs - operator.matmul(x)) <= goal).all()):  # sync: is a restart needed?
+            if bool((residual <= goal).all()):  # sync: is a restart needed?
                 break
-        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps, has_broken_down=has_broken_down)
+        return certify(
+            operator,
+            rhs,
+            x,
+            goal,
+            scale=scale,
+            num_steps=num_steps,
+            residual=residual,
+            has_broken_down=has_broken_down,
+        )
 
     def _descend(
         self,
@@ -92,25 +103,29 @@ class ConjugateGradient:
         max_steps: int,
     ) -> tuple[int, Tensor]:
         """Improve x and r in place; return the steps taken and where the method broke down."""
+        is_plain = inverse_diagonal is None
         z = r if inverse_diagonal is None else r * inverse_diagonal
         p = z.clone()
         rz = operator.inner(r, z)
-        rr = rz if inverse_diagonal is None else operator.inner(r, r)
-        has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
-        for step in range(max_steps):
-            is_active = ~(rr <= goal.square()) & ~has_broken_down
-            if self.check_every and step % self.check_every == 0 and not bool(is_active.any()):  # sync: all done?
-                return step, has_broken_down
+        rr = rz if is_plain else operator.inner(r, r)
+        enough = goal.square()
+        is_active, num_steps = rr > enough, 0
+        while num_steps < max_steps:
+            if self.check_every and num_steps % self.check_every == 0 and not bool(is_active.any()):  # sync: all done?
+                break
             ap = operator.matmul(p)
             curvature = operator.inner(p, ap)
-            can_step = is_active & (curvature > 0)
-            has_broken_down |= is_active & ~can_step
-            length = torch.where(can_step, rz / curvature, 0)
-            x += operator.broadcast(length) * p
-            r -= operator.broadcast(length) * ap
-            z = r if inverse_diagonal is None else r * inverse_diagonal
-            rz_next = operator.inner(r, z)
-            rr = rz_next if inverse_diagonal is None else operator.inner(r, r)
-            p = z + operator.broadcast(torch.where(can_step, rz_next / rz, 0)) * p
-            rz = rz_next
-        return max_steps, has_broken_down
+            is_active = is_active & (curvature > 0)
+            length = torch.where(is_active, rz / curvature, 0)
+            operator.add_scaled(x, length, p, out=x)
+            operator.add_scaled(r, -length, ap, out=r)
+            if inverse_diagonal is not None:
+                torch.mul(r, inverse_diagonal, out=z)
+            rz, last = operator.inner(r, z), rz
+            rr = rz if is_plain else operator.inner(r, r)
+            # Where nothing moved, the quotient is 1 or 0 / 0 and p is of no use any more.
+            operator.add_scaled(z, torch.where(is_active, rz / last, 0), p, out=p)
+            is_active = is_active & (rr > enough)
+            num_steps += 1
+        # Whoever stands still above the goal met a direction without positive curvature.
+        return num_steps, (rr > enough) & ~is_active

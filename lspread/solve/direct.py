@@ -1,5 +1,7 @@
 """Dense factorization, for small graphs and as a second opinion."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -8,18 +10,20 @@ from torch import Tensor
 from lspread.errors import ConfigError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, tolerance, unit_scale
+from lspread.solve.solvers import Solver, certify, tolerance, unit_scale
 
-__all__ = ["Direct"]
+__all__ = ["Direct", "largest_graph"]
 
 
 @dataclass(frozen=True)
 class Direct:
-    """Dense LU (Cholesky where A is symmetric positive definite), one block per graph.
+    """Dense LU (Cholesky where A is symmetric positive definite), one block per graph, all in one batch.
+
+    The Cholesky factor of a differentiable solve is kept and used again by its backward pass.
 
     Attributes:
         rtol: Residual that counts as converged, relative to |b|; None is 1e-5 in float32 and 1e-12 in float64.
-        max_nodes: Largest graph it accepts; memory grows as graphs x nodes^2.
+        max_nodes: Largest graph it accepts; memory grows as graphs x nodes^2, all padded to the largest.
     """
 
     rtol: float | None = None
@@ -32,41 +36,81 @@ class Direct:
                 f"max_nodes={self.max_nodes}."
             )
 
-    @torch.no_grad()
+    def prepare(self, operator: LinearOperator) -> Solver:
+        """Return a solver that holds the factor of `operator`, where that serves the transposed operator too."""
+        return self._factorize(operator) if operator.is_spd else self
+
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b; `initial` is not needed.
 
         Raises:
             ConfigError: A graph has more than `max_nodes` nodes.
         """
-        ptr = operator.ptr
-        num_graphs, num_nodes = operator.num_graphs, operator.num_nodes
-        # sync: the largest graph shapes the blocks; one graph needs no asking
-        size = num_nodes if num_graphs == 1 else int(ptr.diff().max())
+        return self._factorize(operator).solve(operator, rhs, initial)
+
+    @torch.no_grad()
+    def _factorize(self, operator: LinearOperator) -> _Factor:
+        size = largest_graph(operator)
         if size > self.max_nodes:
             raise ConfigError(
                 f"Direct is for graphs of at most max_nodes={self.max_nodes} nodes; got one of {size}. "
                 "Use ConjugateGradient(), or raise max_nodes if memory allows."
             )
-        scale = unit_scale(operator, rhs)
-        rhs = rhs / operator.broadcast(scale)
-        graph = torch.repeat_interleave(ptr.diff(), output_size=num_nodes)
-        place = torch.arange(num_nodes, device=ptr.device) - ptr[:-1][graph]
-        # Graphs do not touch, so one product with the identities of all graphs stacked gives all blocks.
-        unit = torch.zeros(num_nodes, size, dtype=rhs.dtype, device=rhs.device)
-        unit[torch.arange(num_nodes, device=ptr.device), place] = 1
-        block = torch.eye(size, dtype=rhs.dtype, device=rhs.device).repeat(num_graphs, 1, 1)
-        block[graph, place] = operator.matmul(unit)
-        right = rhs.new_zeros(num_graphs, size, rhs.shape[1])
-        right[graph, place] = rhs
+        block = operator.blocks(size)
         if operator.is_spd:
             factor, info = torch.linalg.cholesky_ex(block)
-            solved = torch.cholesky_solve(right, factor)
+            return _Factor(factor, None, info != 0, self.rtol)
+        factor, pivots, info = torch.linalg.lu_factor_ex(block)
+        return _Factor(factor, pivots, info != 0, self.rtol)
+
+
+def largest_graph(operator: LinearOperator) -> int:
+    """Return the number of nodes of the largest graph."""
+    # sync: it shapes dense blocks; one graph needs no asking
+    return operator.num_nodes if operator.num_graphs == 1 else int(operator.ptr.diff().max())
+
+
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """The blocks of an operator, factorized.
+
+    Attributes:
+        factor: Cholesky or LU factors `(b, size, size)`.
+        pivots: Of LU `(b, size)`.
+        has_failed: Where there is no factorization `(b,)` bool.
+        rtol: As in `Direct`.
+    """
+
+    factor: Tensor
+    pivots: Tensor | None
+    has_failed: Tensor
+    rtol: float | None
+
+    @torch.no_grad()
+    def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        """Return the solution of A x = b for the operator that was factorized."""
+        num_graphs, size, _ = self.factor.shape
+        scale = unit_scale(operator, rhs)
+        rhs = rhs.contiguous() / operator.broadcast(scale)
+        is_full = num_graphs * size == len(rhs)
+        if is_full:
+            right = rhs.view(num_graphs, size, -1)
         else:
-            solved, info = torch.linalg.solve_ex(block, right)
-        value = solved[graph, place]
-        has_broken_down = (info != 0).unsqueeze(1).expand(num_graphs, rhs.shape[1])
+            right = rhs.new_zeros(num_graphs, size, rhs.shape[1])
+            right[operator.graph_of_node, operator.place_of_node] = rhs
+        if self.pivots is None:
+            solved = torch.cholesky_solve(right, self.factor)
+        else:
+            solved = torch.linalg.lu_solve(self.factor, self.pivots, right)
         # A failed factorization leaves nonsense behind; NaN says so and the status follows.
-        value = torch.where((info != 0)[graph, None], torch.nan, value)
-        goal = tolerance(operator, rhs, self.rtol, 0.0)
-        return certify(operator, rhs, value, goal, scale=scale, num_steps=1, has_broken_down=has_broken_down)
+        solved = torch.where(self.has_failed[:, None, None], torch.nan, solved)
+        value = solved.reshape(rhs.shape) if is_full else solved[operator.graph_of_node, operator.place_of_node]
+        return certify(
+            operator,
+            rhs,
+            value,
+            tolerance(operator, rhs, self.rtol, 0.0),
+            scale=scale,
+            num_steps=1,
+            has_broken_down=self.has_failed.unsqueeze(1).expand_as(scale),
+        )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, first_guess, tolerance, unit_scale
+from lspread.solve.solvers import certify, check_options, first_guess, residual_of, tolerance, unit_scale
 
 __all__ = ["FixedPoint"]
 
@@ -44,17 +44,19 @@ class FixedPoint:
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b."""
         scale = unit_scale(operator, rhs)
-        rhs = rhs / operator.broadcast(scale)
+        rhs = rhs.contiguous() / operator.broadcast(scale)
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         x = first_guess(operator, rhs, initial, scale)
         num_steps = 0
-        while num_steps < self.max_steps:
-            residual = rhs - operator.matmul(x)
-            norm = operator.norm(residual)
+        while True:
+            r = residual_of(operator, rhs, x)
+            residual = operator.norm(r)
+            if num_steps == self.max_steps:
+                break
             # What has grown without bound is lost, and stands still as well; the others go on.
-            is_active = (norm > goal) & torch.isfinite(norm)
+            is_active = (residual > goal) & torch.isfinite(residual)
             if self.check_every and num_steps % self.check_every == 0 and not bool(is_active.any()):  # sync: all done?
                 break
-            x += operator.broadcast(is_active.to(x.dtype)) * residual
+            operator.add_scaled(x, is_active.to(x.dtype), r, out=x)
             num_steps += 1
-        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps)
+        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps, residual=residual)

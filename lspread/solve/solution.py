@@ -31,7 +31,8 @@ class Solution:
 
     Attributes:
         value: x `(n, c)`; carries the implicit gradient where one was asked for.
-        residual: 2-norm of b - A x, measured at the end, per graph and class `(b, c)`.
+        residual: 2-norm of b - A x, measured at the end, per graph and class `(b, c)`; exact up to the rounding of A x,
+            about eps |x|.
         error_bound: The 2-norm of the true error is not larger `(b, c)`: residual / smallest eigenvalue; infinite
             where no bound on the eigenvalue is known.
         tolerance: What `residual` had to reach `(b, c)`.

@@ -1,6 +1,6 @@
 """What every solver shares: its call, its tolerance, its certificate."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,7 +9,16 @@ from lspread.errors import ConfigError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
 
-__all__ = ["Solver", "certify", "check_options", "first_guess", "tolerance", "unit_scale"]
+__all__ = [
+    "PreparingSolver",
+    "Solver",
+    "certify",
+    "check_options",
+    "first_guess",
+    "residual_of",
+    "tolerance",
+    "unit_scale",
+]
 
 RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Relative residual asked for by default; float32 cannot go much lower when A is as ill-conditioned as alpha = 0.99."""
@@ -28,6 +37,15 @@ class Solver(Protocol):
             rhs: b `(n, c)` of the operator's dtype and device.
             initial: First guess `(n, c)`; zero if left out.
         """
+        ...
+
+
+@runtime_checkable
+class PreparingSolver(Solver, Protocol):
+    """Does once what several solves with the same matrix share: the solve, its backward pass, their tangents."""
+
+    def prepare(self, operator: LinearOperator) -> Solver:
+        """Return a solver for this `operator` and, where it is symmetric, its transpose."""
         ...
 
 
@@ -57,6 +75,12 @@ def tolerance(operator: LinearOperator, rhs: Tensor, rtol: float | None, atol: f
     return (operator.norm(rhs) * (RTOL[rhs.dtype] if rtol is None else rtol)).clamp(min=atol)
 
 
+def residual_of(operator: LinearOperator, rhs: Tensor, x: Tensor) -> Tensor:
+    """Return b - A x `(n, c)`."""
+    product = operator.matmul(x)
+    return torch.sub(rhs, product, out=product)
+
+
 def certify(
     operator: LinearOperator,
     rhs: Tensor,
@@ -65,10 +89,15 @@ def certify(
     *,
     scale: Tensor,
     num_steps: int,
+    residual: Tensor | None = None,
     has_broken_down: Tensor | None = None,
 ) -> Solution:
-    """Return `value` with its residual, measured afresh, and its error bound, all multiplied by `scale` `(b, c)`."""
-    residual = operator.norm(rhs - operator.matmul(value))
+    """Return `value` with its residual and its error bound, all multiplied by `scale` `(b, c)`.
+
+    The residual's norm `(b, c)` is measured here, unless the solver has just measured b - A x of this very value.
+    """
+    if residual is None:
+        residual = operator.norm(residual_of(operator, rhs, value))
     smallest = operator.eigenvalue_bound()
     bound = (
         torch.full_like(residual, torch.inf) if isinstance(smallest, float) and smallest <= 0 else residual / smallest
