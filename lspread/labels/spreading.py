@@ -1,10 +1,13 @@
 """Label spreading and label propagation on a graph."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
-from lspread.graph import Graph, degree, edge_matmul
+from lspread.graph import Graph, degree, edge_matmul, pays_to_reorder, reorder_graph
 from lspread.labels.operators import PropagationOperator, SpreadOperator, layout_of
 from lspread.solve import ConjugateGradient, Solution, Solver, linear_solve
 from lspread.typing import OnFailure
@@ -112,14 +115,17 @@ def spread_labels(
     _check_targets(graph, targets, initial)
     if isinstance(alpha, Tensor):
         alpha = alpha.to(graph.edge_weight)
-    initial = _keep_reached(initial, graph, (targets.detach() != 0).any(1))
-    return linear_solve(
-        SpreadOperator.from_graph(graph, alpha),
-        (1 - alpha) * targets,
-        solver=solver,
-        initial=initial,
-        on_failure=on_failure,
-    )
+
+    def solve(graph: Graph, targets: Tensor, initial: Tensor | None) -> Solution:
+        return linear_solve(
+            SpreadOperator.from_graph(graph, alpha),
+            (1 - alpha) * targets,
+            solver=solver,
+            initial=_keep_reached(initial, graph, (targets.detach() != 0).any(1)),
+            on_failure=on_failure,
+        )
+
+    return _solve_in_order(solve, graph, targets, initial)
 
 
 def propagate_labels(
@@ -173,12 +179,25 @@ def propagate_labels(
         )
     if not ridge >= 0:
         raise ConfigError(f"ridge must not be negative; got {ridge}.")
-    layout, total = layout_of(graph), degree(graph)
-    is_free = ~is_given & (total + ridge > 0)
-    held = torch.where(is_given[:, None], targets, torch.zeros_like(targets))
-    rhs = torch.where(is_free[:, None], edge_matmul(layout, graph.edge_weight, held), held)
-    operator = PropagationOperator(layout, graph.edge_weight, total, is_free, ridge, graph.ptr)
-    initial = _keep_reached(initial, graph, is_given)
-    # Starting on the given rows, no step moves them: they come out to the last digit.
-    initial = torch.where(is_given[:, None], held.detach(), torch.zeros_like(held) if initial is None else initial)
-    return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)
+
+    def solve(graph: Graph, targets: Tensor, initial: Tensor | None, is_given: Tensor) -> Solution:
+        layout, total = layout_of(graph), degree(graph)
+        is_free = ~is_given & (total + ridge > 0)
+        held = torch.where(is_given[:, None], targets, torch.zeros_like(targets))
+        rhs = torch.where(is_free[:, None], edge_matmul(layout, graph.edge_weight, held), held)
+        operator = PropagationOperator(layout, graph.edge_weight, total, is_free, ridge, graph.ptr)
+        initial = _keep_reached(initial, graph, is_given)
+        # Starting on the given rows, no step moves them: they come out to the last digit.
+        initial = torch.where(is_given[:, None], held.detach(), torch.zeros_like(held) if initial is None else initial)
+        return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)
+
+    return _solve_in_order(solve, graph, targets, initial, is_given)
+
+
+def _solve_in_order(solve: Callable[..., Solution], graph: Graph, targets: Tensor, *by_node: Tensor | None) -> Solution:
+    """Return `solve(graph, targets, ...)`, taken in another order of nodes where that is faster."""
+    if not pays_to_reorder(graph, targets.shape[1]):
+        return solve(graph, targets, *by_node)
+    graph, permutation = reorder_graph(graph)
+    solution = solve(graph, *(x if x is None else x.index_select(0, permutation) for x in (targets, *by_node)))
+    return replace(solution, value=solution.value.index_select(0, torch.argsort(permutation)))
