@@ -9,6 +9,7 @@ from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uni
 from lspread.graph.neighbors import NO_NEIGHBOR, Neighbors, find_neighbors
 from lspread.graph.normalization import degree, normalize_graph
 from lspread.graph.product import EdgeLayout, edge_dot, edge_matmul
+from lspread.graph.reordering import pays_to_reorder, reorder_graph
 from lspread.graph.whitening import whiten
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = [
     "edge_matmul",
     "find_neighbors",
     "normalize_graph",
+    "pays_to_reorder",
+    "reorder_graph",
     "whiten",
 ]
 

@@ -1,10 +1,13 @@
 """Label spreading and label propagation on a graph."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
-from lspread.graph import Graph, connected_components, degree, edge_matmul
+from lspread.graph import Graph, connected_components, degree, edge_matmul, pays_to_reorder, reorder_graph
 from lspread.labels.operators import PropagationOperator, SpreadOperator, layout_of, sum_component
 from lspread.labels.trust import Symmetrized, trust_operator
 from lspread.solve import ConjugateGradient, Solution, Solver, linear_solve
@@ -131,19 +134,24 @@ def spread_labels(
             "Call normalize_graph(graph) first."
         )
     targets = check_targets(graph, targets, initial)
-    with torch.autocast(graph.device.type, enabled=False):
+    if isinstance(alpha, Tensor):
+        alpha = alpha.to(graph.edge_weight)
+    trust = alpha if isinstance(alpha, Tensor) and alpha.ndim else None
+
+    def solve(graph: Graph, targets: Tensor, initial: Tensor | None, trust: Tensor | None) -> Solution:
         if initial is not None:
             # Nothing would correct a first guess where no target can be reached.
             initial = torch.where(_reached(graph, (targets.detach() != 0).any(1))[:, None], initial, 0)
-        if isinstance(alpha, Tensor):
-            alpha = alpha.to(graph.edge_weight)
-        if isinstance(alpha, Tensor) and alpha.ndim:
-            operator, rhs = trust_operator(graph, alpha), (1 - alpha)[:, None] * targets
-            if graph.is_symmetric:
-                solver = Symmetrized(solver, operator.layout, graph.edge_weight.detach(), alpha.detach())
+        if trust is None:
+            operator, rhs, inner = SpreadOperator.from_graph(graph, alpha), (1 - alpha) * targets, solver
         else:
-            operator, rhs = SpreadOperator.from_graph(graph, alpha), (1 - alpha) * targets
-        return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)
+            operator, rhs, inner = trust_operator(graph, trust), (1 - trust)[:, None] * targets, solver
+            if graph.is_symmetric:
+                inner = Symmetrized(solver, operator.layout, graph.edge_weight.detach(), trust.detach())
+        return linear_solve(operator, rhs, solver=inner, initial=initial, on_failure=on_failure)
+
+    with torch.autocast(graph.device.type, enabled=False):
+        return _solve_in_order(solve, graph, targets, initial, trust)
 
 
 def propagate_labels(
@@ -197,9 +205,10 @@ def propagate_labels(
             "Use label != UNLABELED."
         )
     _check_ridge(ridge)
-    with torch.autocast(graph.device.type, enabled=False):
-        if isinstance(ridge, Tensor):
-            ridge = ridge.to(graph.edge_weight)
+    if isinstance(ridge, Tensor):
+        ridge = ridge.to(graph.edge_weight)
+
+    def solve(graph: Graph, targets: Tensor, initial: Tensor | None, is_given: Tensor) -> Solution:
         layout, total = layout_of(graph), degree(graph)
         is_reached = _reached(graph, is_given)
         # Where no label arrives F is zero; held there, the matrix is regular for every solver.
@@ -211,6 +220,9 @@ def propagate_labels(
         start = torch.zeros_like(held) if initial is None else torch.where(is_reached[:, None], initial, 0)
         start = torch.where(is_given[:, None], held.detach(), start)
         return linear_solve(operator, rhs, solver=solver, initial=start, on_failure=on_failure)
+
+    with torch.autocast(graph.device.type, enabled=False):
+        return _solve_in_order(solve, graph, targets, initial, is_given)
 
 
 def _check_ridge(ridge: float | Tensor) -> None:
@@ -225,3 +237,12 @@ def _check_ridge(ridge: float | Tensor) -> None:
         is_outside = not ridge >= 0
     if is_outside:
         raise ConfigError(f"ridge must not be negative; got {float(ridge)}.")
+
+
+def _solve_in_order(solve: Callable[..., Solution], graph: Graph, targets: Tensor, *by_node: Tensor | None) -> Solution:
+    """Return `solve(graph, targets, ...)`, taken in another order of nodes where that is faster."""
+    if not pays_to_reorder(graph, targets.shape[1]):
+        return solve(graph, targets, *by_node)
+    graph, permutation = reorder_graph(graph)
+    solution = solve(graph, *(x if x is None else x.index_select(0, permutation) for x in (targets, *by_node)))
+    return replace(solution, value=solution.value.index_select(0, torch.argsort(permutation)))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lspread.errors import GraphError
-from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, construction, find_neighbors
+from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, find_neighbors
 from tests import reference
 from tests.reference import seeded
 
@@ -18,9 +18,7 @@ def directed_weights(z, k, metric="euclidean"):
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("coalesce", [True, False])
 @pytest.mark.parametrize("needs_grad", [False, True])
-@pytest.mark.parametrize("tile", [1, 1 << 24])
-def test_dense_formula(monkeypatch, how, coalesce, needs_grad, tile):
-    monkeypatch.setattr(construction, "TILE_ELEMENTS", tile)
+def test_dense_formula(how, coalesce, needs_grad):
     z = torch.randn(40, 3, generator=seeded(1), dtype=torch.float64)
     neighbors = find_neighbors(z, 5)
     graph = build_graph(z.clone().requires_grad_(needs_grad), neighbors, symmetrize=how, coalesce=coalesce)

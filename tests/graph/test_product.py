@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from lspread.graph import EdgeLayout, edge_dot, edge_matmul, product
 from tests.reference import seeded
@@ -33,7 +34,7 @@ def test_matmul(dtype, transpose, num_columns):
 
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 24])
 def test_dot(monkeypatch, chunk):
-    monkeypatch.setattr(product, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(product, "CHUNK_ELEMENTS_IN_CACHE", chunk)
     layout, _ = make()
     a, b = torch.randn(2, 9, 5, generator=seeded(2), dtype=torch.float64)
     torch.testing.assert_close(edge_dot(layout, a, b), (a @ b.T)[layout.row, layout.column])
@@ -106,3 +107,52 @@ def test_nan_stays_in_its_row():
     is_hit = torch.arange(9) == layout.row[4]
     assert out[is_hit].isnan().all()
     assert out[~is_hit].eq(0).all()
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_forward_mode(transpose):
+    layout, weight = make(n=6, e=10)
+    a, b = torch.randn(2, 6, 2, generator=seeded(9), dtype=torch.float64).unbind()
+
+    def multiply(weight, x):
+        return edge_matmul(layout, weight, x, transpose=transpose)
+
+    one = torch.ones_like
+    for function, inputs in ((multiply, (weight, a)), (lambda a, b: edge_dot(layout, a, b), (a, b))):
+        needing = tuple(x.clone().requires_grad_() for x in inputs)
+        assert torch.autograd.gradcheck(function, needing, check_forward_ad=True, check_backward_ad=False)
+        # A tangent that is left out counts as zero.
+        for place in (0, 1):
+            tangents = tuple(one(x) * (i == place) for i, x in enumerate(inputs))
+            _, wanted = torch.func.jvp(function, inputs, tangents)
+            with forward_ad.dual_level():
+                duals = [forward_ad.make_dual(x, one(x)) if i == place else x for i, x in enumerate(inputs)]
+                torch.testing.assert_close(forward_ad.unpack_dual(function(*duals)).tangent, wanted)
+
+    def loss(weight):
+        return multiply(weight, a).pow(3).sum()
+
+    def dense_loss(weight):
+        matrix = dense(layout, weight)
+        return ((matrix.T if transpose else matrix) @ a).pow(3).sum()
+
+    torch.testing.assert_close(torch.func.hessian(loss)(weight), torch.func.hessian(dense_loss)(weight))
+
+
+@pytest.mark.parametrize("in_dims", [(None, 0), (None, 2), (0, None), (0, 1)])
+def test_vmap(in_dims):
+    layout, _ = make(n=6, e=10)
+    weight = torch.randn(10, generator=seeded(10), dtype=torch.float64)
+    x = torch.randn(6, 2, generator=seeded(11), dtype=torch.float64)
+    scale = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
+    batch = [
+        value if dim is None else torch.stack([value * s for s in scale], dim)
+        for value, dim in zip((weight, x), in_dims, strict=True)
+    ]
+    power = sum(dim is not None for dim in in_dims)
+    wanted = torch.stack([dense(layout, weight) @ x * s**power for s in scale])
+    found = torch.func.vmap(lambda w, x: edge_matmul(layout, w, x), in_dims)(*batch)
+    torch.testing.assert_close(found, wanted)
+    ends = torch.stack([x * s for s in scale])
+    dots = torch.func.vmap(lambda a: edge_dot(layout, a, x))(ends)
+    torch.testing.assert_close(dots, torch.stack([(x * s @ x.T)[layout.row, layout.column] for s in scale]))

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.exceptions import ConvergenceWarning
 
 from lspread.errors import ConfigError, GraphError, SolveError
-from lspread.graph import Graph, build_graph, find_neighbors, normalize_graph
+from lspread.graph import Graph, build_graph, find_neighbors, normalize_graph, reordering
 from lspread.labels import label_matrix, poisson_labels, propagate_labels, spread_labels
 from lspread.solve import ConjugateGradient, Direct, Status
 from tests import reference
@@ -407,3 +407,29 @@ def test_half_precision_is_taken_in_and_solved_in_float32(dtype):
             (grad,) = torch.autograd.grad(one.square().sum(), soft, retain_graph=True)
             assert grad.dtype == dtype
             assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("with_guess", [False, True])
+def test_order_of_nodes_inside_does_not_show(monkeypatch, with_guess):
+    """Large problems are solved in another order of nodes; here small ones are, and nobody can tell."""
+    ptr = torch.tensor([0, 25, 25, 60])
+    z = torch.randn(60, 3, generator=seeded(20), dtype=torch.float64)
+    label = torch.randint(-3, 2, (60,), generator=seeded(21)).clamp(min=-1)
+    probe = torch.randn(60, 2, generator=seeded(22), dtype=torch.float64)
+    graph = build_graph(z, find_neighbors(z, 4, ptr=ptr))
+    answers = []
+    for largest in (1 << 18, 0):
+        monkeypatch.setattr(reordering, "CACHED_ELEMENTS", largest)
+        weight = graph.edge_weight.clone().requires_grad_()
+        targets = label_matrix(label, 2, dtype=torch.float64).requires_grad_()
+        leaf = replace(graph, edge_weight=weight)
+        guess = probe if with_guess else None
+        spread = spread_labels(normalize_graph(leaf), targets, initial=guess)
+        held = propagate_labels(leaf, targets, label >= 0, ridge=0.1, initial=guess)
+        gradients = torch.autograd.grad(((spread.value + held.value) * probe).sum(), (weight, targets))
+        answers.append((spread.value, held.value, *gradients))
+        assert spread.status is held.status is Status.CONVERGED
+    torch.testing.assert_close(*answers, rtol=1e-8, atol=1e-10)
+    dense = reference.normalize(graph.to_dense())
+    wanted = reference.spread(dense, label_matrix(label, 2, dtype=torch.float64), 0.99)
+    torch.testing.assert_close(answers[1][0].detach(), wanted, rtol=1e-8, atol=1e-10)
