@@ -237,7 +237,7 @@ def test_gradient_reaches_half_precision_input():
 @pytest.mark.parametrize("make", [LabelSpreading, LabelPropagation])
 @pytest.mark.parametrize("solver", [ConjugateGradient(), Direct()])
 def test_autocast_changes_no_gradient(dtype, make, solver):
-    """Half precision ends at the door: the gradient is float32's, rounded once, even if backward runs under autocast."""
+    """Half precision ends at the door: the gradient is that of float32, rounded once, also of a backward inside."""
     z, label = sample(24, dtype=dtype)
     layer = make(3, k=K, solver=solver)
     wanted = z.float().requires_grad_()
