@@ -1,5 +1,6 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
+from lspread.labels.anchors import Anchors, join_anchors
 from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
 from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
@@ -10,6 +11,7 @@ from lspread.labels.spreading import check_alpha, propagate_labels, spread_label
 from lspread.labels.targets import label_matrix
 
 __all__ = [
+    "Anchors",
     "ClassPrior",
     "PoissonOperator",
     "PropagationOperator",
@@ -19,6 +21,7 @@ __all__ = [
     "check_alpha",
     "class_prior",
     "contrastive_loss",
+    "join_anchors",
     "label_matrix",
     "match_prior",
     "mean_shift",

@@ -45,7 +45,7 @@ def label_matrix(
                 f"labels must be int64 of shape (n,) with {UNLABELED} for unlabeled, or soft targets (n, c); "
                 f"got {tuple(label.shape)} {label.dtype}."
             )
-        if label.device.type == "cpu" and label.numel():
+        if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():
             low, high = int(label.min()), int(label.max())
             if low < UNLABELED or high >= num_classes:
                 raise GraphError(

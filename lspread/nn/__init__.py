@@ -1,15 +1,19 @@
 """Modules with state: graph layers, backbones, and the way from images to embeddings."""
 
 from lspread.nn.backbones import SmallResNet, create_backbone
+from lspread.nn.bank import EmbeddingBank
 from lspread.nn.embedding import embed
 from lspread.nn.inductive import InductiveHead
+from lspread.nn.metric import LinearMetric
 from lspread.nn.poisson import PoissonLearning
 from lspread.nn.spreading import LabelPropagation, LabelSpreading
 
 __all__ = [
+    "EmbeddingBank",
     "InductiveHead",
     "LabelPropagation",
     "LabelSpreading",
+    "LinearMetric",
     "PoissonLearning",
     "SmallResNet",
     "create_backbone",

@@ -18,7 +18,7 @@ from lspread.graph import (
     find_neighbors,
     normalize_graph,
 )
-from lspread.labels import check_alpha, label_matrix, propagate_labels, spread_labels
+from lspread.labels import Anchors, check_alpha, join_anchors, label_matrix, propagate_labels, spread_labels
 from lspread.solve import ConjugateGradient, Solution, Solver
 from lspread.typing import UNLABELED, Metric, OnFailure, Symmetrize
 
@@ -98,8 +98,8 @@ class GraphLayer(nn.Module):
     def build_graph(self, x: Tensor, batch: Tensor | None = None) -> Graph:
         """Return the symmetric graph of embeddings `(n, d)` or `(b, n, d)`, differentiable in them; not normalized."""
         neighbors = find_neighbors(x, self.k, metric=self.metric, batch=batch)
-        # Counting distinct edges would stop a GPU; on the CPU it saves a third of the products.
-        is_host = x.device.type == "cpu"
+        # Counting distinct edges would stop a GPU, and a compiled graph; on the CPU it saves a third of the products.
+        is_host = x.device.type == "cpu" and not torch.compiler.is_compiling()
         return build_graph(x, neighbors, kernel=self._kernel(), symmetrize=self.symmetrize, coalesce=is_host)
 
     def _kernel(self) -> Kernel:
@@ -117,7 +117,14 @@ class GraphLayer(nn.Module):
         """Return the certified solution on a graph that is not normalized."""
         raise NotImplementedError
 
-    def forward(self, x_or_graph: Tensor | Graph, labels: Tensor, batch: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_or_graph: Tensor | Graph,
+        labels: Tensor,
+        batch: Tensor | None = None,
+        *,
+        anchors: Anchors | None = None,
+    ) -> Tensor:
         """Return scores of every node for every class.
 
         Args:
@@ -125,30 +132,39 @@ class GraphLayer(nn.Module):
             labels: `(n,)` or `(b, n)` int64 with `UNLABELED` (-1) where unknown, or soft targets `(n, c)` or
                 `(b, n, c)`.
             batch: Graph number of each node `(n,)`, ascending, for embeddings `(n, d)` of several graphs.
+            anchors: Further items of the same graph (of every graph of `(b, n, d)`), e.g. from `EmbeddingBank.sample`.
 
         Returns:
             Scores `(n, c)`, or `(b, n, c)` for embeddings `(b, n, d)`; float32, or float64 for float64 input. Computed
-            outside autocast. Gradient to embeddings, soft targets, learnable alpha and bandwidth.
+            outside autocast. Gradient to embeddings, soft targets, learnable alpha and bandwidth. Anchors get no rows.
 
         Raises:
-            GraphError: Shapes do not fit, or a graph comes with `batch`.
+            GraphError: Shapes do not fit, or `batch` or `anchors` come with what already knows its graphs.
         """
         with torch.autocast(_device_type(x_or_graph), enabled=False):
+            if anchors is not None and (batch is not None or isinstance(x_or_graph, Graph)):
+                raise GraphError(
+                    "anchors join embeddings (n, d) of one graph or (b, n, d) of equal graphs; got them with "
+                    f"{'a Graph' if batch is None else 'batch'}. Put the anchors' rows into x yourself."
+                )
             if isinstance(x_or_graph, Graph):
                 if batch is not None:
                     raise GraphError("a Graph already knows its batch (graph.ptr); leave out batch.")
-                graph, shape = x_or_graph, None
+                graph, shape = x_or_graph, torch.Size([x_or_graph.num_nodes])
             else:
                 x = x_or_graph if x_or_graph.dtype == torch.float64 else x_or_graph.float()
-                graph, shape = self.build_graph(x, batch), x.shape[:-1] if x.ndim == 3 else None
-            flat = labels.flatten(0, 1) if shape is not None and labels.shape[:2] == shape else labels
+                if anchors is not None:
+                    x, labels = join_anchors(x, labels, anchors, self.num_classes)
+                num_rows = x_or_graph.shape[-2]
+                graph, shape = self.build_graph(x, batch), x.shape[:-1]
+            flat = labels.flatten(0, 1) if len(shape) == 2 and labels.shape[:2] == shape else labels
             if len(flat) != graph.num_nodes:
                 raise GraphError(
                     f"labels must have one row per node, {graph.num_nodes} in all; got shape {tuple(labels.shape)}. "
                     f"Mark unlabeled nodes with {UNLABELED}."
                 )
-            scores = self.solve(graph, flat).value
-            return scores if shape is None else scores.view(*shape, self.num_classes)
+            scores = self.solve(graph, flat).value.view(*shape, self.num_classes)
+            return scores if anchors is None else scores[..., :num_rows, :]
 
     def extra_repr(self) -> str:
         """Return what `print(layer)` shows."""

@@ -233,6 +233,21 @@ def test_gradient_reaches_half_precision_input():
     assert (z.grad != 0).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [LabelSpreading, LabelPropagation])
+@pytest.mark.parametrize("solver", [ConjugateGradient(rtol=1e-4), Direct(rtol=1e-4)])
+def test_autocast_changes_no_gradient(dtype, make, solver):
+    """Half precision ends at the door: the gradient is that of float32, rounded once, also of a backward inside."""
+    z, label = sample(24, dtype=dtype)
+    layer = make(3, k=K, solver=solver)
+    wanted = z.float().requires_grad_()
+    layer(wanted, label).square().sum().backward()
+    z.requires_grad_()
+    with torch.autocast("cpu", dtype):
+        layer(z, label).square().sum().backward()
+    assert torch.equal(z.grad, wanted.grad.to(dtype))
+
+
 def test_repr():
     shown = repr(LabelSpreading(3, k=7, metric="cosine"))
     assert "num_classes=3" in shown
