@@ -12,9 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 # A path of the machine that ran it has no place in a lesson: /home/me, /Users/me, /tmp/x, C:\Users, ...
-ABSOLUTE_PATH = re.compile(
-    r"(?<![\w.:/<])/(?:srv|tmp|root|home|Users|var|usr|opt|mnt|private)(?:/|\b)|\b[A-Za-z]:\\\w"
-)
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])/(?:srv|tmp|root|home|Users|var|usr|opt|mnt|private)(?:/|\b)|\b[A-Za-z]:\\\w")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

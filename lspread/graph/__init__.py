@@ -8,6 +8,7 @@ from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uni
 from lspread.graph.neighbors import NO_NEIGHBOR, Neighbors, find_neighbors
 from lspread.graph.normalization import degree, normalize_graph
 from lspread.graph.product import EdgeLayout, edge_dot, edge_matmul
+from lspread.graph.recall import Recall, recall_at_k
 from lspread.graph.whitening import whiten
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "Kernel",
     "KnnGraph",
     "Neighbors",
+    "Recall",
     "SelfTuning",
     "Uniform",
     "build_graph",
@@ -30,6 +32,7 @@ __all__ = [
     "edge_matmul",
     "find_neighbors",
     "normalize_graph",
+    "recall_at_k",
     "whiten",
 ]
 
