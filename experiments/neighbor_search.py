@@ -87,7 +87,11 @@ def run_apart(options: argparse.Namespace, n: int, backend: str) -> dict[str, An
         value = getattr(options, name)
         command += [] if value is None else [f"--{name}", str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{backend}, {n:,} items: {found['seconds']:.2f} s, recall {found['recall']:.4f}", file=sys.stderr, flush=True
+    )
+    return found
 
 
 def exponents(rows: list[dict[str, Any]], backends: list[str]) -> dict[str, float]:

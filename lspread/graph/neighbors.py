@@ -1,6 +1,5 @@
 """Who is near whom: k nearest neighbours of every node, never a node itself."""
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,15 +77,14 @@ def find_neighbors(
 
     Backends:
         "exact": All pairs, by matrix products. Memory O(n k + tile), time O(n^2 d).
-        "nn_descent": The package pynndescent (extra "nn-descent"); CPU, float32. Its first call in a process compiles
-            for several seconds.
         "ivf": k-means cells, cut into tiles that search the tiles around them; torch alone, on any device, and
             nothing is read from it. Memory O(n d + n k + tile), time O(n^1.5 d) with a small factor.
+        "nn_descent": The package pynndescent (extra "nn-descent"); CPU, float32. The first call in a process compiles,
+            which can take a minute; the answer is then a little more complete than that of "ivf" in the same time.
         "faiss": The package faiss (extra "faiss"); CPU, float32. A flat index up to 20,000 nodes, inverted lists above.
-        "auto": "exact" while no graph has more than 100,000 nodes, so most graphs are exact. Above, "nn_descent" where
-            z lies on the CPU and pynndescent is installed, else "ivf". The choice is logged once per call by the logger
-            "lspread.graph" (level DEBUG for "exact", INFO for the others).
-    The last four are approximate: neighbours that are given are measured truly, but nearer ones may have been missed.
+        "auto": "exact" while no graph has more than 100,000 nodes, else "ivf", whatever is installed. The choice is
+            logged once per call by the logger "lspread.graph" (level DEBUG for "exact", INFO for "ivf").
+    All but "exact" are approximate: neighbours that are given are measured truly, but nearer ones may have been missed.
     `recall_at_k` says how many; embeddings that vary in few directions lose few, independent noise many. They work
     graph by graph and search graphs of fewer than 4,096 nodes exactly. On the CPU, the same z, seed and number of
     threads give the same neighbours.
@@ -141,7 +139,7 @@ def find_neighbors(
     if not effort > 0:
         raise GraphError(f"effort must be positive, 1.0 for the default of the backend; got {effort}.")
     if backend == "auto":
-        backend = _choose(z, sizes)
+        backend = _choose(sizes)
     if backend == "exact":
         index, distance = search_exact(z, k, metric=metric, sizes=sizes)
     else:
@@ -151,16 +149,12 @@ def find_neighbors(
     return Neighbors(index=index, distance=distance, ptr=ptr, metric=metric)
 
 
-def _choose(z: Tensor, sizes: list[int]) -> Literal["exact", "nn_descent", "ivf"]:
+def _choose(sizes: list[int]) -> Literal["exact", "ivf"]:
     """Choose a backend by the rule of "auto" and log it."""
-    largest = max(sizes)
-    choice: Literal["exact", "nn_descent", "ivf"] = "exact"
-    if largest > EXACT_NODES:
-        is_installed = z.device.type == "cpu" and importlib.util.find_spec("pynndescent") is not None
-        choice = "nn_descent" if is_installed else "ivf"
-    if not torch.compiler.is_compiling():  # which breaks the graph at a message
+    choice: Literal["exact", "ivf"] = "ivf" if max(sizes) > EXACT_NODES else "exact"
+    if not torch.compiler.is_compiling():  # a message would break the compiled graph
         level = logging.DEBUG if choice == "exact" else logging.INFO
-        logger.log(level, "find_neighbors: backend %r for %d graphs, up to %d nodes", choice, len(sizes), largest)
+        logger.log(level, "find_neighbors: backend %r for %d graphs, up to %d nodes", choice, len(sizes), max(sizes))
     return choice
 
 

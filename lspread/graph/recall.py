@@ -76,7 +76,7 @@ def recall_at_k(
     is_again = torch.nn.functional.pad(listed[:, 1:] == listed[:, :-1], (1, 0))
     is_true = ~is_again & (listed >= first[:, None]) & (listed < last[:, None]) & (listed != rows[:, None])
     is_true &= measure_pairs(z, rows, listed, metric=metric) <= farthest * (1 + 1e-12)
-    recall = is_true.sum(1) / wanted
-    spread = recall.double().var().item() if len(rows) > 1 else 0.0
+    recall = is_true.sum(1).double() / wanted
+    spread = recall.var().item() if len(rows) > 1 else 0.0
     unseen = 1 - len(rows) / len(able)
-    return Recall(recall.double().mean().item(), (spread * unseen / len(rows)) ** 0.5, len(rows))
+    return Recall(recall.mean().item(), (spread * unseen / len(rows)) ** 0.5, len(rows))
