@@ -9,6 +9,7 @@ from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uni
 from lspread.graph.neighbors import NO_NEIGHBOR, Neighbors, find_neighbors
 from lspread.graph.normalization import degree, normalize_graph
 from lspread.graph.product import EdgeLayout, edge_dot, edge_matmul
+from lspread.graph.recall import Recall, recall_at_k
 from lspread.graph.reordering import pays_to_reorder, reorder_graph
 from lspread.graph.whitening import whiten
 
@@ -24,6 +25,7 @@ __all__ = [
     "Kernel",
     "KnnGraph",
     "Neighbors",
+    "Recall",
     "SelfTuning",
     "Uniform",
     "build_graph",
@@ -34,6 +36,7 @@ __all__ = [
     "find_neighbors",
     "normalize_graph",
     "pays_to_reorder",
+    "recall_at_k",
     "reorder_graph",
     "whiten",
 ]

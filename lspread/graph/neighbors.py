@@ -1,5 +1,6 @@
 """Who is near whom: k nearest neighbours of every node, never a node itself."""
 
+import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -8,13 +9,18 @@ import torch
 from torch import Tensor
 
 from lspread.errors import GraphError
+from lspread.graph.approximate import search_approximate
 from lspread.graph.exact import search_exact
 from lspread.typing import UNLABELED, Metric
 
+logger = logging.getLogger("lspread.graph")
+
 __all__ = ["NO_NEIGHBOR", "Backend", "Neighbors", "find_neighbors"]
 
-Backend = Literal["exact"]
+Backend = Literal["auto", "exact", "nn_descent", "faiss", "ivf"]
 
+EXACT_NODES = 100_000
+"""Largest graph that "auto" searches exactly."""
 NO_NEIGHBOR = UNLABELED
 """What stands in `Neighbors.index` where a small graph has no further node to offer."""
 
@@ -58,14 +64,30 @@ def find_neighbors(
     metric: Metric = "euclidean",
     ptr: Tensor | None = None,
     batch: Tensor | None = None,
-    backend: Backend = "exact",
+    backend: Backend = "auto",
+    effort: float = 1.0,
+    seed: int = 0,
 ) -> Neighbors:
     """Find the k nearest neighbours of every node inside its own graph.
 
     A node is never its own neighbour; it is left out by its number, so equal points stay neighbours of each other.
-    Candidates are ranked by one matrix product per tile, then measured again by differences, so distances are free of
-    the cancellation of |x|^2 - 2xy + |y|^2. Ranking rounds like any float32 product: where neighbours are thousands of
-    times closer than the data is wide, give float64.
+    Whatever the backend, distances are measured by differences, so they are free of the cancellation of
+    |x|^2 - 2xy + |y|^2. Which nodes are near is found in float32 unless z is float64: where neighbours are thousands
+    of times closer than the data is wide, give float64.
+
+    Backends:
+        "exact": All pairs, by matrix products. Memory O(n k + tile), time O(n^2 d).
+        "ivf": k-means cells, cut into tiles that search the tiles around them; torch alone, on any device, and
+            nothing is read from it. Memory O(n d + n k + tile), time O(n^1.5 d) with a small factor.
+        "nn_descent": The package pynndescent (extra "nn-descent"); CPU, float32. The first call in a process compiles,
+            which can take a minute; the answer is then a little more complete than that of "ivf" in the same time.
+        "faiss": The package faiss (extra "faiss"); CPU, float32. A flat index up to 20,000 nodes, inverted lists above.
+        "auto": "exact" while no graph has more than 100,000 nodes, else "ivf", whatever is installed. The choice is
+            logged once per call by the logger "lspread.graph" (level DEBUG for "exact", INFO for "ivf").
+    All but "exact" are approximate: neighbours that are given are measured truly, but nearer ones may have been missed.
+    `recall_at_k` says how many; embeddings that vary in few directions lose few, independent noise many. They work
+    graph by graph and search graphs of fewer than 4,096 nodes exactly. On the CPU, the same z, seed and number of
+    threads give the same neighbours.
 
     Args:
         z: Embeddings of one graph `(n, d)`, of b equal graphs `(b, n, d)`, or of a ragged batch `(n, d)` with `ptr`
@@ -74,15 +96,19 @@ def find_neighbors(
         metric: "euclidean", or "cosine" for 1 - cos (vectors of length zero are at distance 1 from all others).
         ptr: Boundaries of a ragged batch `(b + 1,)` int64, from 0 to n, not decreasing.
         batch: The same in PyG's form: graph number of each node `(n,)` int64, ascending.
-        backend: "exact" is the only one so far.
+        backend: See above.
+        effort: How much an approximate backend looks at, in units of its default, which aims at a recall above .95
+            at k=15: kept neighbours (nn_descent), tiles (ivf) or lists (faiss) of every node. Time grows with it.
+        seed: Of random choices in approximate backends.
 
     Returns:
         `Neighbors` on the device of `z`, without gradient: indices are choices. For `(b, n, d)` input the nodes of
-        graph g are g*n to (g+1)*n - 1. Memory is O(n k + tile), time O(n^2 d).
+        graph g are g*n to (g+1)*n - 1.
 
     Raises:
         GraphError: `z` has the wrong shape or dtype or is not finite (checked where it lies on the CPU), `k` does not
-            fit, both `ptr` and `batch` are given, or they do not cover the nodes.
+            fit, both `ptr` and `batch` are given, or they do not cover the nodes; `effort` is not positive; the
+            backend is not installed, or runs on the CPU only and z lies elsewhere.
     """
     if backend not in get_args(Backend):
         raise GraphError(f"backend must be one of {get_args(Backend)}; got {backend!r}.")
@@ -110,8 +136,26 @@ def find_neighbors(
             f"for {'a graph' if len(sizes) == 1 else f'{len(sizes)} graphs, the largest'} of {max(sizes, default=0)} "
             f"nodes. Use k <= {max(max(sizes, default=0) - 1, 1)} or more items."
         )
-    index, distance = search_exact(z, k, metric=metric, sizes=sizes)
+    if not effort > 0:
+        raise GraphError(f"effort must be positive, 1.0 for the default of the backend; got {effort}.")
+    if backend == "auto":
+        backend = _choose(sizes)
+    if backend == "exact":
+        index, distance = search_exact(z, k, metric=metric, sizes=sizes)
+    else:
+        index, distance = search_approximate(
+            z, k, metric=metric, sizes=sizes, backend=backend, effort=effort, seed=seed
+        )
     return Neighbors(index=index, distance=distance, ptr=ptr, metric=metric)
+
+
+def _choose(sizes: list[int]) -> Literal["exact", "ivf"]:
+    """Choose a backend by the rule of "auto" and log it."""
+    choice: Literal["exact", "ivf"] = "ivf" if max(sizes) > EXACT_NODES else "exact"
+    if not torch.compiler.is_compiling():  # a message would break the compiled graph
+        level = logging.DEBUG if choice == "exact" else logging.INFO
+        logger.log(level, "find_neighbors: backend %r for %d graphs, up to %d nodes", choice, len(sizes), max(sizes))
+    return choice
 
 
 def _check_finite(z: Tensor) -> None:
