@@ -185,10 +185,8 @@ def make_row(peers, task, name, seconds, accuracy=(), *, size=10, section="graph
 def test_bars_follow_from_rows(peers):
     table = peers.table
     rows = [
-        make_row(
-            peers, "a", "ours", [2.0, 1.0, 3.0], is_ours=True, recall=0.99, **{"accuracy by turn": [0.8, 0.9, 0.7]}
-        ),
-        make_row(peers, "a", "peer", [8.0, 6.0, 70.0], **{"accuracy by turn": [0.7, 0.6]}),
+        make_row(peers, "a", "ours", [2.0, 1.0, 3.0], [0.8, 0.9, 0.7], is_ours=True, recall=0.99),
+        make_row(peers, "a", "peer", [8.0, 6.0, 70.0], [0.7, 0.6]),
         make_row(peers, "b", "peer", [1.0]),
     ]
     rows += [make_row(peers, f"g{n}", "ours", [n**1.5 / 1e6], size=n, section="growth") for n in (10**4, 10**5)]

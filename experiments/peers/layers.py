@@ -139,6 +139,6 @@ def prepare(
         loss = (forward(x) - wanted).square().sum()
         loss.backward()
         assert x.grad is not None
-        return {"gradient": x.grad.numpy(), "loss": float(loss)}
+        return {"gradient": x.grad.numpy(), "loss": float(loss.detach())}
 
     return run
