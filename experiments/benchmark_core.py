@@ -440,7 +440,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             if not rate_lines(facts):
                 report("the limits of this machine")
-                facts |= arena.call("machine", {}, size=256 if options.quick else 4096, repeats=5)[1]
+                facts |= arena.call("machine", {}, size=256 if options.quick else 2048, repeats=5)[1]
                 console.print("; ".join(rate_lines(facts)))
             for section in wanted:
                 begin = time.perf_counter()
