@@ -11,6 +11,7 @@ from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
 from lspread.solve.solvers import (
     RTOL,
+    attainable,
     certify,
     check_options,
     first_guess,
@@ -87,7 +88,15 @@ class Chebyshev:
             x += correction
             num_steps += taken
             r = residual_of(operator, rhs, x)
-        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps, residual=operator.norm(r))
+        return certify(
+            operator,
+            rhs,
+            x,
+            attainable(operator, goal, x, self.rtol),
+            scale=scale,
+            num_steps=num_steps,
+            residual=operator.norm(r),
+        )
 
     def _plan(self, dtype: torch.dtype, low: Tensor | float, high: Tensor | float) -> list[int]:
         """Return the steps to take, in one go or two, so that 2 / rtol divides any residual (the 2 is for rounding).

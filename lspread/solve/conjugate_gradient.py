@@ -9,7 +9,7 @@ from torch import Tensor
 from lspread.errors import ConfigError, SolveError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, first_guess, residual_of, tolerance, unit_scale
+from lspread.solve.solvers import attainable, certify, check_options, first_guess, residual_of, tolerance, unit_scale
 
 __all__ = ["ConjugateGradient"]
 
@@ -80,13 +80,13 @@ class ConjugateGradient:
             residual = operator.norm(r)
             if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
-            if bool((residual <= goal).all()):  # sync: is a restart needed?
+            if bool((residual <= attainable(operator, goal, x, self.rtol)).all()):  # sync: is a restart needed?
                 break
         return certify(
             operator,
             rhs,
             x,
-            goal,
+            attainable(operator, goal, x, self.rtol),
             scale=scale,
             num_steps=num_steps,
             residual=residual,

@@ -10,7 +10,7 @@ from torch import Tensor
 from lspread.errors import ConfigError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import Solver, certify, tolerance, unit_scale
+from lspread.solve.solvers import Solver, attainable, certify, tolerance, unit_scale
 
 __all__ = ["Direct", "largest_graph"]
 
@@ -109,7 +109,7 @@ class _Factor:
             operator,
             rhs,
             value,
-            tolerance(operator, rhs, self.rtol, 0.0),
+            attainable(operator, tolerance(operator, rhs, self.rtol, 0.0), value, self.rtol),
             scale=scale,
             num_steps=1,
             has_broken_down=self.has_failed.unsqueeze(1).expand_as(scale),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import certify, check_options, first_guess, residual_of, tolerance, unit_scale
+from lspread.solve.solvers import attainable, certify, check_options, first_guess, residual_of, tolerance, unit_scale
 
 __all__ = ["FixedPoint"]
 
@@ -59,4 +59,12 @@ class FixedPoint:
                 break
             operator.add_scaled(x, is_active.to(x.dtype), r, out=x)
             num_steps += 1
-        return certify(operator, rhs, x, goal, scale=scale, num_steps=num_steps, residual=residual)
+        return certify(
+            operator,
+            rhs,
+            x,
+            attainable(operator, goal, x, self.rtol),
+            scale=scale,
+            num_steps=num_steps,
+            residual=residual,
+        )

@@ -12,6 +12,7 @@ from lspread.solve.solution import Solution
 __all__ = [
     "PreparingSolver",
     "Solver",
+    "attainable",
     "certify",
     "check_options",
     "first_guess",
@@ -22,6 +23,7 @@ __all__ = [
 
 RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Relative residual asked for by default; float32 cannot go much lower when A is as ill-conditioned as alpha = 0.99."""
+NUM_ROUNDINGS = 8
 MAX_EXPONENT = 120
 """Largest power of two a scale may have; 2^120 and its reciprocal are normal numbers in float32."""
 
@@ -73,6 +75,16 @@ def first_guess(operator: LinearOperator, rhs: Tensor, initial: Tensor | None, s
 def tolerance(operator: LinearOperator, rhs: Tensor, rtol: float | None, atol: float | Tensor) -> Tensor:
     """Return the residual norm to reach, per graph and class `(b, c)`: max(rtol |b|, atol)."""
     return (operator.norm(rhs) * (RTOL[rhs.dtype] if rtol is None else rtol)).clamp(min=atol)
+
+
+def attainable(operator: LinearOperator, goal: Tensor, x: Tensor, rtol: float | None) -> Tensor:
+    """Return the goal `(b, c)`, by default (`rtol=None`) no smaller than what rounding leaves of a residual at x.
+
+    b - A x computed in floating point is off by a few eps |x|, and |x| may be |b| over the smallest eigenvalue.
+    """
+    if rtol is not None:
+        return goal
+    return torch.fmax(goal, NUM_ROUNDINGS * torch.finfo(x.dtype).eps * operator.norm(x))
 
 
 def residual_of(operator: LinearOperator, rhs: Tensor, x: Tensor) -> Tensor:
