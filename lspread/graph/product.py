@@ -5,11 +5,11 @@ existing edges only. With Y = W X and G = dLoss/dY:  dLoss/dW_ij = G_i . X_j (an
 transposed `edge_matmul`); the gradients of `edge_dot` are again products. So both can be differentiated any number of
 times, forward and backward, and batched by `torch.func.vmap`.
 
-Layout of the product, measured on 2 AVX-512 cores with 1.6 million entries at 70,000 nodes and 24 million at a million:
-float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns, 1.3 to 2 times faster
-at 100 and slower only at one column; a numba kernel was slower than both. float64 bags have no fast kernel, so a CPU
-takes the CSR product (2 to 4 times faster) where torch has it. The largest factor is the order of nodes (2.4 at 10
-columns, 4 at 100, 5 at a million nodes): see `reorder_graph`.
+Layout of the product, measured on one AVX-512 core (1.6 million entries at 70,000 nodes, 24 million at a million):
+float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns, 1.3 to 2 times
+faster at 100, slower only at one column (0.8); a numba kernel was slower than both. float64 bags have no fast kernel,
+so a CPU takes the CSR product (1.7 to 3 times faster) where torch has it. The largest factor is the order of nodes (2.2
+at 10 columns, 3.7 at 100, 5 at a million nodes): see `reorder_graph`.
 """
 
 from __future__ import annotations

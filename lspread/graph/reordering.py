@@ -16,8 +16,8 @@ CACHED_ELEMENTS = 1 << 18
 def pays_to_reorder(graph: Graph, num_columns: int) -> bool:
     """Say whether a solve with `num_columns` columns is faster in the order of `reorder_graph`.
 
-    The rule is a CPU and more than 2^18 numbers a block. Measured with k = 15 and 2 to 100 columns: reordering costs
-    about as much as 10 products at 70,000 nodes and saves half of every product and more; a solve takes 40 to 90.
+    The rule is a CPU and more than 2^18 numbers a block. Measured with k = 15: reordering costs as much as 13 products
+    of 10 columns at 70,000 nodes and 4 at a million, and saves half of every product and more; a solve takes 25 to 90.
     Below, blocks stay in the cache in any order. On a GPU the order would have to be found on the host.
     """
     return graph.device.type == "cpu" and num_columns > 1 and graph.num_nodes * num_columns > CACHED_ELEMENTS
