@@ -10,12 +10,12 @@ from lspread.errors import ConfigError, GraphError
 from lspread.graph import Graph, connected_components, degree, edge_matmul, pays_to_reorder, reorder_graph
 from lspread.labels.operators import PropagationOperator, SpreadOperator, layout_of, sum_component
 from lspread.labels.trust import Symmetrized, trust_operator
-from lspread.solve import ConjugateGradient, Solution, Solver, linear_solve
+from lspread.solve import AutoSolver, ConjugateGradient, Solution, Solver, linear_solve
 from lspread.typing import OnFailure
 
 __all__ = ["check_alpha", "check_targets", "propagate_labels", "spread_labels"]
 
-DEFAULT_SOLVER = ConjugateGradient()
+DEFAULT_SOLVER = AutoSolver()
 JACOBI_SOLVER = ConjugateGradient(preconditioner="jacobi", max_steps=5000)
 
 
@@ -104,7 +104,8 @@ def spread_labels(
             dtype, or float16 or bfloat16, which are solved for in the graph's dtype.
         alpha: How much a node listens to its neighbours, in [0, 1); a number, a 0-dimensional tensor, or a tensor
             `(n,)` of one number per node.
-        solver: `ConjugateGradient()`, `FixedPoint()` or `Direct()`; a random-walk graph needs one of the last two.
+        solver: Any of `lspread.solve`; `AutoSolver()` picks by size. `ConjugateGradient` and `Chebyshev` need a symmetric
+            graph.
         initial: First guess of F `(n, c)`, e.g. the scores before the graph changed a little.
         on_failure: What to do when a solve, forward or backward, does not converge.
 

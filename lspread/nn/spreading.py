@@ -19,7 +19,7 @@ from lspread.graph import (
     normalize_graph,
 )
 from lspread.labels import Anchors, check_alpha, join_anchors, label_matrix, propagate_labels, spread_labels
-from lspread.solve import ConjugateGradient, Solution, Solver
+from lspread.solve import AutoSolver, ConjugateGradient, Solution, Solver
 from lspread.typing import UNLABELED, Metric, OnFailure, Symmetrize
 
 __all__ = ["GraphLayer", "KernelName", "LabelPropagation", "LabelSpreading"]
@@ -43,7 +43,7 @@ class GraphLayer(nn.Module):
         metric: "euclidean" or "cosine".
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
-        solver: How to solve, in both directions.
+        solver: How to solve, in both directions; `AutoSolver` if left out.
         on_failure: What to do when a solve does not converge: "raise", "warn" or "ignore".
     """
 
@@ -188,7 +188,7 @@ class LabelSpreading(GraphLayer):
         metric: "euclidean" or "cosine" (always "cosine" with kernel "cosine").
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
-        solver: How to solve, in both directions.
+        solver: How to solve, in both directions; `AutoSolver` if left out.
         on_failure: What to do when a solve does not converge: "raise", "warn" or "ignore".
 
     Example:
@@ -223,7 +223,7 @@ class LabelSpreading(GraphLayer):
             metric=metric,
             symmetrize=symmetrize,
             balance=balance,
-            solver=ConjugateGradient() if solver is None else solver,
+            solver=AutoSolver() if solver is None else solver,
             on_failure=on_failure,
         )
         check_alpha(alpha)
@@ -267,7 +267,7 @@ class LabelPropagation(GraphLayer):
         learn_bandwidth: Make the bandwidth a parameter.
         metric: "euclidean" or "cosine" (always "cosine" with kernel "cosine").
         symmetrize: "mean", "max" or "mutual".
-        solver: How to solve, in both directions.
+        solver: How to solve, in both directions; `AutoSolver` if left out.
         on_failure: What to do when a solve does not converge: "raise", "warn" or "ignore".
     """
 
@@ -293,7 +293,9 @@ class LabelPropagation(GraphLayer):
             learn_bandwidth=learn_bandwidth,
             metric=metric,
             symmetrize=symmetrize,
-            solver=ConjugateGradient(preconditioner="jacobi", max_steps=5000) if solver is None else solver,
+            solver=AutoSolver(iterative=ConjugateGradient(preconditioner="jacobi", max_steps=5000))
+            if solver is None
+            else solver,
             on_failure=on_failure,
         )
         if not ridge >= 0:
