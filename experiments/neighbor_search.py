@@ -94,11 +94,11 @@ def run_apart(options: argparse.Namespace, n: int, backend: str) -> dict[str, An
     return found
 
 
-def exponents(rows: list[dict[str, Any]], backends: list[str]) -> dict[str, float]:
+def exponents(rows: list[dict[str, Any]], backends: list[str], clock: str) -> dict[str, float]:
     """Fit time = constant * n^exponent by least squares of logarithms."""
     fitted = {}
     for backend in backends:
-        points = [(math.log(row["n"]), math.log(row["seconds"])) for row in rows if row["backend"] == backend]
+        points = [(math.log(row["n"]), math.log(row[clock])) for row in rows if row["backend"] == backend]
         if len(points) > 1:
             fitted[backend] = float(np.polyfit(*zip(*points, strict=True), 1)[0])
     return fitted
@@ -134,9 +134,9 @@ def main() -> None:
                 f"{row['load']:.1f} |",
                 flush=True,
             )
-    fitted = exponents(rows, options.backend)
-    for backend, exponent in fitted.items():
-        print(f"{backend}: seconds grow as n^{exponent:.2f}")
+    fitted = {clock: exponents(rows, options.backend, clock) for clock in ("seconds", "cpu_seconds")}
+    for backend, exponent in fitted["seconds"].items():
+        print(f"{backend}: seconds grow as n^{exponent:.2f}, CPU seconds as n^{fitted['cpu_seconds'][backend]:.2f}")
     if options.output:
         options.output.write_text(json.dumps({"rows": rows, "exponents": fitted}, indent=1) + "\n")
 

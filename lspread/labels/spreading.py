@@ -104,8 +104,8 @@ def spread_labels(
             dtype, or float16 or bfloat16, which are solved for in the graph's dtype.
         alpha: How much a node listens to its neighbours, in [0, 1); a number, a 0-dimensional tensor, or a tensor
             `(n,)` of one number per node.
-        solver: Any of `lspread.solve`; `AutoSolver()` picks by size. `ConjugateGradient` and `Chebyshev` need a symmetric
-            graph.
+        solver: Any of `lspread.solve`; `AutoSolver()` picks by size. `ConjugateGradient` and `Chebyshev` need a
+            symmetric graph.
         initial: First guess of F `(n, c)`, e.g. the scores before the graph changed a little.
         on_failure: What to do when a solve, forward or backward, does not converge.
 
