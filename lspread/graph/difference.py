@@ -127,7 +127,9 @@ class _DifferenceSum(torch.autograd.Function):
         # All rows at once, a few columns at a time: the edges that end in a node start anywhere.
         for columns in _chunks(z.shape[1], index.numel(), NUM_HELD):
             difference = _difference(z, index, columns=columns)
-            at_near_end = torch.bmm(weight[:, None], difference)[:, 0]
+            # A backward pass may run inside autocast, which would round the operands.
+            with torch.autocast(z.device.type, enabled=False):
+                at_near_end = torch.bmm(weight[:, None], difference)[:, 0]
             at_far_end = embedding_bag(
                 order,
                 difference.flatten(0, 1),

@@ -48,9 +48,10 @@ def test_agrees_with_dense_float64(name, dtype, alpha):
         solution.residual[0].double(), true_residual, rtol=0.2, atol=1e-6 if dtype == torch.float32 else 1e-13
     )
     assert (solution.residual <= solution.tolerance).all()
-    torch.testing.assert_close(
-        solution.tolerance[0].double(), right.norm(dim=0) * (1e-5 if dtype == torch.float32 else 1e-12)
-    )
+    # What is asked for, or what rounding leaves of a residual where that is more.
+    asked = right.norm(dim=0) * (1e-5 if dtype == torch.float32 else 1e-12)
+    left = 8 * torch.finfo(dtype).eps * solution.value.double().norm(dim=0)
+    torch.testing.assert_close(solution.tolerance[0].double(), torch.maximum(asked, left), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
