@@ -213,9 +213,11 @@ def _take(q: Tensor, rows: Tensor) -> Tensor:
 
 
 def _in_full_size(is_chosen: Tensor) -> Tensor:
-    """Return the chosen numbers in order, with others to make a multiple of `SIZE`."""
-    size = -(-int(is_chosen.sum()) // SIZE) * SIZE
-    return is_chosen.to(torch.uint8).argsort(descending=True, stable=True)[:size].sort().values
+    """Return the chosen numbers in order, and then others to make a multiple of `SIZE`."""
+    chosen = is_chosen.nonzero().flatten()
+    others = (~is_chosen).nonzero().flatten()[: -len(chosen) % SIZE]
+    # All of them stay in order, as `_take` expects.
+    return torch.arange(TILE) if len(chosen) + len(others) == TILE else torch.cat([chosen, others])
 
 
 def _scan(items: RoundedItems, reach: Tensor, far: int, tile: int, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
