@@ -126,7 +126,7 @@ APPROXIMATE = [
 SOLVE = [
     ours("lspread, ConjugateGradient", "solvers", is_ours=True, solve="lspread", solver="ConjugateGradient"),
     ours("lspread, Chebyshev", "solvers", solve="lspread", solver="Chebyshev"),
-    ours("lspread, Auto", "solvers", solve="lspread", solver="Auto"),
+    ours("lspread, AutoSolver", "solvers", solve="lspread", solver="AutoSolver"),
     peer("SciPy CG per class", "solvers", solve="scipy_cg"),
     peer("SciPy CG, classes on threads", "solvers", solve="scipy_cg", num_threads=0),
     peer("power iteration, torch CSR", "solvers", solve="torch_power"),

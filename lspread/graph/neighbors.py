@@ -72,15 +72,16 @@ def find_neighbors(
 
     A node is never its own neighbour; it is left out by its number, so equal points stay neighbours of each other.
     Whatever the backend, distances are measured by differences, so they are free of the cancellation of
-    |x|^2 - 2xy + |y|^2. Which nodes are near is found in float32 unless z is float64: where neighbours are thousands
-    of times closer than the data is wide, give float64.
+    |x|^2 - 2xy + |y|^2. "exact" proves every row by a bound on what rounding can do, and searches the rows without a
+    proof again in float64 (on a GPU in graphs of more than 8,192 nodes only: below, nothing is read from it). On CPUs
+    that multiply 8-bit integers fast, large graphs are searched with those, which gives the same neighbours.
 
     Backends:
         "exact": All pairs, by matrix products. Memory O(n k + tile), time O(n^2 d).
         "ivf": k-means cells, cut into tiles that search the tiles around them; torch alone, on any device, and
             nothing is read from it. Memory O(n d + n k + tile), time O(n^1.5 d) with a small factor.
         "nn_descent": The package pynndescent (extra "nn-descent"); CPU, float32. The first call in a process compiles,
-            which can take a minute; the answer is then a little more complete than that of "ivf" in the same time.
+            which can take a minute.
         "faiss": The package faiss (extra "faiss"); CPU, float32. A flat index up to 20,000 nodes, inverted lists above.
         "auto": "exact" while no graph has more than 100,000 nodes, else "ivf", whatever is installed. The choice is
             logged once per call by the logger "lspread.graph" (level DEBUG for "exact", INFO for "ivf").
