@@ -103,7 +103,10 @@ def test_mean_shift_gradient():
     scores = torch.rand(6, 2, generator=seeded(5), dtype=torch.float64)
     scores[2] = 0
     ptr = torch.tensor([0, 4, 6])
-    shift = lambda s: mean_shift(torch.where(torch.arange(6)[:, None] == 2, 0, s), ptr=ptr)  # noqa: E731
+
+    def shift(s):
+        return mean_shift(torch.where(torch.arange(6)[:, None] == 2, 0, s), ptr=ptr)
+
     assert torch.autograd.gradcheck(shift, scores.requires_grad_())
     assert torch.autograd.gradgradcheck(shift, scores)
 

@@ -132,9 +132,9 @@ def test_first_guess():
     alpha = 0.9 + 0.09 * torch.rand(36, generator=seeded(), dtype=torch.float64)
     alpha[0] = 0
     graph = normalize_graph(from_dense(w))
-    solver = ConjugateGradient()
+    solver = ConjugateGradient(check_every=1)
     cold = spread_labels(graph, targets, alpha=alpha, solver=solver)
-    start = cold.value + 1e-7 * torch.rand(36, 3, generator=seeded(1), dtype=torch.float64)
+    start = cold.value + 1e-3 * torch.rand(36, 3, generator=seeded(1), dtype=torch.float64)
     warm = spread_labels(graph, targets, alpha=alpha, initial=start, solver=solver)
     close(warm.value, cold.value)
     assert warm.value[30:].eq(0).all()

@@ -235,7 +235,7 @@ def test_gradient_reaches_half_precision_input():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("make", [LabelSpreading, LabelPropagation])
-@pytest.mark.parametrize("solver", [ConjugateGradient(rtol=1e-4), Direct(rtol=1e-4)])
+@pytest.mark.parametrize("solver", [ConjugateGradient(), Direct()])
 def test_autocast_changes_no_gradient(dtype, make, solver):
     """Half precision ends at the door: the gradient is that of float32, rounded once, also of a backward inside."""
     z, label = sample(24, dtype=dtype)

@@ -296,7 +296,10 @@ def test_growth_is_said(name):
 @pytest.mark.parametrize("ridge", [0.0, 0.2, 3.0])
 def test_propagation_operator(name, ridge):
     if name == "chebyshev" and ridge == 0:
-        pytest.skip("no lower bound on the eigenvalues is known")
+        weights = from_dense(reference.random_weights(4))
+        with pytest.raises(SolveError, match="eigenvalues are known"):
+            propagate_labels(weights, torch.eye(4).double(), torch.arange(4) == 0, solver=SOLVERS[name]())
+        return
     w = reference.random_weights(20, seed=5)
     is_given = torch.arange(20) % 7 == 0
     targets = torch.rand(20, 3, generator=seeded(6), dtype=torch.float64)

@@ -34,7 +34,10 @@ DIRECTION = (random(N, C, seed=3), 0.1 * (TURN + TURN.T)[ROW, COLUMN], 0.3 * ONE
 BATCH = random(B, N, C, seed=5)
 
 
-def scores(targets, weight, alpha, solver=ConjugateGradient(), on_failure="raise"):  # noqa: B008
+DEFAULT = ConjugateGradient()
+
+
+def scores(targets, weight, alpha, solver=DEFAULT, on_failure="raise"):
     graph = replace(GRAPH, edge_weight=weight)
     return spread_labels(graph, targets, alpha=alpha, solver=solver, on_failure=on_failure).value
 
