@@ -75,10 +75,10 @@ def accuracy_judge(true: np.ndarray, given: np.ndarray) -> Judge:
 
 
 def gradient_judge(reference: np.ndarray) -> Judge:
-    """Relative difference in the 2-norm to the gradient of the float64 dense solve."""
+    """Relative difference in the 2-norm to the gradient of the float64 dense solve; nothing for other functions."""
 
     def judge(answer: Answer, turn: int) -> dict[str, float]:
-        if turn:
+        if turn or "gradient" not in answer:
             return {}
         difference = answer["gradient"].astype(np.float64) - reference
         return {"gradient error": float(np.linalg.norm(difference) / np.linalg.norm(reference))}

@@ -1,7 +1,7 @@
 """Forward and backward through label spreading: embeddings in, loss out, gradient to the embeddings.
 
-All compute one function: k nearest neighbors, self-tuning weights, mean of both directions, symmetric normalization,
-(I - alpha S) F = (1 - alpha) Y, and the squared distance of F to the true classes as loss.
+All but GLL compute one function: k nearest neighbors, self-tuning weights, mean of both directions, symmetric
+normalization, (I - alpha S) F = (1 - alpha) Y, and the squared distance of F to the true classes as loss.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csc_array, eye_array
-from scipy.sparse.linalg import splu
+from scipy.sparse import coo_array, csc_array, eye_array
+from scipy.sparse.linalg import splu, spsolve
 from torch import Tensor
 
 NUM_UNROLLED = 50
@@ -108,6 +108,54 @@ def sparse_lu(x: Tensor, targets: Tensor, *, k: int, alpha: float, factor_once: 
     return _SparseLU.apply(value, rows, columns, alpha, rhs, factor_once).view(targets.shape)
 
 
+class _Laplace(torch.autograd.Function):
+    """Laplace learning with given labels held, and its adjoint, by SuperLU in float64: factored in both directions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, row: Tensor, column: Tensor, given: Tensor, is_given: Tensor, ridge: float
+    ) -> Tensor:
+        size, held = len(given), is_given.numpy()
+        values = weight.detach().numpy()
+        w = csc_array((values, (row.numpy(), column.numpy())), shape=(size, size))
+        degree = np.bincount(row.numpy(), values, size)
+        a = coo_array((degree + ridge, (np.arange(size), np.arange(size))), shape=(size, size)).tocsc() - w
+        known = given.double().numpy()
+        ctx.free = np.flatnonzero(~held)
+        ctx.matrix = a[ctx.free][:, ctx.free].tocsc()
+        scores = known.copy()
+        scores[ctx.free] = spsolve(ctx.matrix, (w @ known)[ctx.free])
+        ctx.scores, ctx.edges = torch.from_numpy(scores), (row, column)
+        return ctx.scores.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        adjoint = torch.zeros_like(ctx.scores)
+        adjoint[ctx.free] = torch.from_numpy(spsolve(ctx.matrix, grad.numpy()[ctx.free]))
+        row, column = ctx.edges
+        # Row i of the system says sum_j w_ij (u_i - u_j) = 0.
+        return -(adjoint[row] * (ctx.scores[row] - ctx.scores[column])).sum(1), None, None, None, None, None
+
+
+def gll(x: Tensor, targets: Tensor, *, k: int, alpha: float, num_neighbors: int = 25, ridge: float = 1e-6) -> Tensor:
+    """GLL as it stands: Annoy's neighbors at every step, exp(-4 d^2 / (s_i s_j)), the larger of both directions,
+    Laplace learning with labels held, everything in float64 on the CPU."""
+    from graphlearning.weightmatrix import knnsearch
+
+    flat, given = x[0].double(), targets[0]
+    index = torch.from_numpy(knnsearch(flat.detach().numpy(), num_neighbors, method="annoy")[0].astype(np.int64))
+    size, count = index.shape
+    row, column = torch.arange(size).repeat_interleave(count), index.flatten()
+    key = torch.cat([row * size + column, column * size + row]).unique()
+    row, column = key // size, key % size
+    row, column = row[row != column], column[row != column]
+    # Nearest first, so the last is the farthest; index_select, because the backward pass of indexing is slow.
+    width = (flat - flat.index_select(0, index[:, -1])).square().sum(-1).sqrt()
+    squared = (flat.index_select(0, row) - flat.index_select(0, column)).square().sum(-1)
+    weight = torch.exp(-4 * squared / (width.index_select(0, row) * width.index_select(0, column)))
+    return _Laplace.apply(weight, row, column, given, given.sum(1) > 0, ridge)[None].to(x)
+
+
 def prepare(
     arrays: dict[str, np.ndarray], *, layer: str, k: int, alpha: float, dtype: str = "float32", **options: Any
 ) -> Callable[[int], dict[str, Any]]:
@@ -128,7 +176,8 @@ def prepare(
             return own(x[0], label[0])[None] if squeeze else own(x, label)
 
     else:
-        function = {"dense_solve": dense_solve, "dense_unrolled": dense_unrolled, "sparse_lu": sparse_lu}[layer]
+        peers = {"dense_solve": dense_solve, "dense_unrolled": dense_unrolled, "sparse_lu": sparse_lu, "gll": gll}
+        function = peers[layer]
         given = wanted * (label >= 0).unsqueeze(-1)
 
         def forward(x: Tensor) -> Tensor:
@@ -139,6 +188,8 @@ def prepare(
         loss = (forward(x) - wanted).square().sum()
         loss.backward()
         assert x.grad is not None
-        return {"gradient": x.grad.numpy(), "loss": float(loss.detach())}
+        found: dict[str, Any] = {"loss": float(loss.detach())}
+        # Another function has another gradient.
+        return found if layer == "gll" else found | {"gradient": x.grad.numpy()}
 
     return run

@@ -18,8 +18,9 @@ TILE_ELEMENTS = 1 << 24
 CPU_TILE_ELEMENTS = 1 << 21
 """The same on a CPU, where fresh memory costs more than the arithmetic on it; but a product needs some rows."""
 LEAST_ROWS = 256
-GROUP = 32
-"""Columns whose minimum is looked at first; a full top-k over all columns costs a third of the search."""
+GROUP, LARGE_GROUP, MANY_COLUMNS = 8, 16, 2048
+"""Columns whose minimum is looked at first, larger groups from so many columns on: a full top-k costs more than the
+product."""
 SPARE = 8
 """Candidates kept beyond k and measured again."""
 MAX_UNCHECKED = 8192
@@ -119,8 +120,9 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = Non
     # Distances do not change when everything moves; near the origin the product loses the fewest digits.
     centered = z - z.mean(1, keepdim=True)
     num_candidates = min(k + SPARE, size - 1)
-    is_grouped = size >= 4 * GROUP * num_candidates
-    num_columns = -(-size // GROUP) * GROUP if is_grouped else size
+    group = GROUP if size < MANY_COLUMNS else LARGE_GROUP
+    is_grouped = size >= 4 * group * num_candidates
+    num_columns = -(-size // group) * group if is_grouped else size
     columns = pad(centered, (0, 0, 0, num_columns - size))
     square = columns.square().sum(-1)
     # What a score may be off by, per unit of |x| |y|max + |y|max^2.
@@ -137,13 +139,15 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = Non
     num_rows = (CPU_TILE_ELEMENTS if is_cpu else TILE_ELEMENTS) // (num_columns * num_graphs)
     num_rows = max(LEAST_ROWS if is_cpu else 1, num_rows)
     every = torch.arange(size, device=z.device) if rows is None else rows
+    # Fresh memory would cost more than the arithmetic on it.
+    scores = z.new_empty(num_graphs, min(num_rows, len(every)), num_columns)
     index, squared, proof = [], [], []
     for row in every.split(num_rows):
         x = centered[:, row]
         # |x - y|^2 / 2 up to |x|^2 / 2, which is the same for the whole row.
-        score = torch.baddbmm(half_square, x, transposed, alpha=-1)
+        score = torch.baddbmm(half_square, x, transposed, alpha=-1, out=scores[:, : len(row)])
         score[:, torch.arange(len(row), device=z.device), row] = torch.inf
-        best, candidate = (_smallest_by_groups if is_grouped else _smallest)(score, num_candidates)
+        best, candidate = _smallest(score, num_candidates, group if is_grouped else 1)
         measured = _measure(z, z[:, row], candidate)
         if is_zero is not None:
             is_candidate_zero = is_zero.gather(1, candidate.flatten(1)).view_as(candidate)
@@ -172,27 +176,26 @@ def _measure(z: Tensor, rows: Tensor, candidate: Tensor) -> Tensor:
     number = (candidate + start).flatten(0, 1)
     squared = torch.empty(number.shape, dtype=z.dtype, device=z.device)
     step = max(1, (1 << 19 if z.device.type == "cpu" else TILE_ELEMENTS) // (num_candidates * width))
+    held = z.new_empty(min(step, len(number)) * num_candidates, width)
     for part, row, out in zip(number.split(step), rows.flatten(0, 1).split(step), squared.split(step), strict=True):
-        near = flat.index_select(0, part.flatten()).view(*part.shape, width)
+        near = torch.index_select(flat, 0, part.flatten(), out=held[: part.numel()]).view(*part.shape, width)
         torch.sum(near.sub_(row.unsqueeze(1)).square_(), -1, out=out)
     return squared.view(candidate.shape)
 
 
-def _smallest(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    values, indices = score.topk(count, largest=False, sorted=False)
-    return values, indices
-
-
-def _smallest_by_groups(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _smallest(score: Tensor, count: int, group: int) -> tuple[Tensor, Tensor]:
     """Return the `count` smallest scores and their columns by looking into the `count` groups of smallest minimum.
 
     Were one of them in another group, `count` groups would have a minimum at most as large: then those minima are as
     good an answer.
     """
-    num_groups = score.shape[-1] // GROUP
-    strided = score.view(*score.shape[:-1], GROUP, num_groups)
-    group = strided.amin(-2).topk(count, largest=False, sorted=False).indices
-    member = torch.arange(GROUP, device=score.device) * num_groups
-    column = (group.unsqueeze(-1) + member).flatten(-2)
+    if group == 1:
+        values, indices = score.topk(count, largest=False, sorted=False)
+        return values, indices
+    num_groups = score.shape[-1] // group
+    strided = score.view(*score.shape[:-1], group, num_groups)
+    first = strided.amin(-2).topk(count, largest=False, sorted=False).indices
+    member = torch.arange(group, device=score.device) * num_groups
+    column = (first.unsqueeze(-1) + member).flatten(-2)
     best, place = score.gather(-1, column).topk(count, largest=False, sorted=False)
     return best, column.gather(-1, place)

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 LOWEST = -(1 << 29)
 NEVER = 1 << 28
 """No score is larger; nor smaller than its negative."""
-MIN_ITEMS = 16_384
+MIN_ITEMS = 8192
 MIN_WIDTH = 16
 MAX_NEIGHBORS = 128
 

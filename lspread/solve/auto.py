@@ -24,10 +24,9 @@ class AutoSolver:
     positive definite, else `fixed_point`. A batch on a GPU whose graphs are small on average is asked once for its
     largest graph.
 
-    Measured with c = 10, k = 15, alpha = 0.99, float32, forward and backward solve on one busy core, Cholesky against
-    conjugate gradient of 15 to 25 steps, in ms: n = 128: 3.2 and 10.5; 256: 4.1 and 7.9; 512: 8.5 and 9.5; 768: 18.7
-    and 12.5; 1024: 40 and 13; 32 graphs of 80: 13 and 46; 8 of 256: 15 and 31; 8 of 512: 131 and 124. Graphs that take
-    more steps move the crossing up.
+    Measured with c = 10, k = 15, alpha = 0.99, float32, forward and backward solve on two idle cores, Cholesky against
+    conjugate gradient, in ms: n = 256: 3.4 and 16; 512: 5.9 and 26; 768: 6.0 and 18; 1024: 14 and 22; 1536: 22 and 34;
+    2048: 68 and 40. Problems that take fewer steps move the crossing down.
 
     Attributes:
         direct: For small graphs.
@@ -40,7 +39,7 @@ class AutoSolver:
     direct: Solver = field(default_factory=Direct)
     iterative: Solver = field(default_factory=ConjugateGradient)
     fixed_point: Solver = field(default_factory=FixedPoint)
-    max_direct_nodes: int = 512
+    max_direct_nodes: int = 1024
     max_direct_entries: int = 1 << 24
 
     def __post_init__(self) -> None:

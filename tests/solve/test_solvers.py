@@ -516,8 +516,8 @@ def test_auto_solver_rule():
     assert isinstance(chosen(auto, [10], torch.tensor(0.5)), Direct)
     assert isinstance(chosen(auto, [10], method="random_walk"), Direct)
     assert isinstance(chosen(auto, [11], method="random_walk"), FixedPoint)
-    assert isinstance(chosen(AutoSolver(), [500]), Direct)
-    assert isinstance(chosen(AutoSolver(), [520]), ConjugateGradient)
+    assert isinstance(chosen(AutoSolver(), [1000]), Direct)
+    assert isinstance(chosen(AutoSolver(), [1030]), ConjugateGradient)
     w = reference.random_weights(6)
     layout = SpreadOperator.from_graph(from_dense(w), 0.5).layout
     parts = (layout, from_dense(w).edge_weight, w.sum(1), torch.ones(6, dtype=torch.bool))
