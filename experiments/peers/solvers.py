@@ -28,7 +28,10 @@ def lspread(arrays: dict[str, np.ndarray], *, alpha: float, rtol: float, solver:
     graph = Graph.from_scipy(matrix_of(arrays))
     graph = replace(graph, is_symmetric=True, normalization="symmetric")
     targets = torch.from_numpy(arrays["targets"])
-    chosen = getattr(lspread.solve, solver)(rtol=rtol)
+    if solver == "AutoSolver":
+        chosen = lspread.solve.AutoSolver(iterative=lspread.solve.ConjugateGradient(rtol=rtol))
+    else:
+        chosen = getattr(lspread.solve, solver)(rtol=rtol)
 
     def run(turn: int) -> dict[str, Any]:
         solution = spread_labels(graph, targets, alpha=alpha, solver=chosen, on_failure="ignore")

@@ -85,8 +85,11 @@ def _search_graphs(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, T
     Rows in `is_zero` `(b, n)` are vectors without direction among unit vectors: at right angles to all others.
     """
     num_graphs, size, _ = z.shape
-    if num_graphs == 1 and is_quantized_faster(z[0], k) and (is_zero is None or not bool(is_zero.any())):
-        found, near, is_found = search_quantized(z[0], k)
+    if num_graphs == 1 and is_quantized_faster(z[0], k):
+        found, near, is_found = search_quantized(z[0], k, None if is_zero is None else is_zero[0])
+        if is_zero is not None:
+            # The vectors left out are at squared distance 2 from all.
+            is_found &= near[:, -1] < 2
         index, squared = found.unsqueeze(0), near.unsqueeze(0)
         _search_again(z, index, squared, ~is_found.unsqueeze(0), is_zero, z.dtype)
         return index, squared

@@ -53,7 +53,7 @@ class SelfTuning:
         is_point = squared_width <= tiny
         width = squared_width.clamp(min=tiny).sqrt()
         width = torch.where(is_point, _mean_per_graph(width, ~is_point, neighbors.ptr), width)
-        width_of_neighbor = width[neighbors.index.clamp(min=0)]
+        width_of_neighbor = width.index_select(0, neighbors.index.clamp(min=0).flatten()).view_as(squared_distance)
         return torch.exp(-self.scale * squared_distance / (width[:, None] * width_of_neighbor))
 
 
@@ -64,7 +64,7 @@ def _mean_per_graph(width: Tensor, is_counted: Tensor, ptr: Tensor) -> Tensor:
     counted = is_counted.to(width.dtype)
     total = width.new_zeros(num_graphs).index_add(0, graph, width * counted)
     count = width.new_zeros(num_graphs).index_add(0, graph, counted)
-    return torch.where(count > 0, total / count.clamp(min=1), torch.ones_like(total))[graph]
+    return torch.where(count > 0, total / count.clamp(min=1), torch.ones_like(total)).index_select(0, graph)
 
 
 @dataclass(frozen=True, eq=False)

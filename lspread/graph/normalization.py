@@ -48,6 +48,9 @@ def normalize_graph(graph: Graph, *, method: Literal["symmetric", "random_walk"]
     # The inner `where` keeps the gradient of the branch that is not taken finite.
     safe = torch.where(has_edges, total, torch.ones_like(total))
     if method == "random_walk":
-        return replace(graph, edge_weight=graph.edge_weight / safe[row], is_symmetric=False, normalization=method)
+        weight = graph.edge_weight / safe.index_select(0, row)
+        return replace(graph, edge_weight=weight, is_symmetric=False, normalization=method)
     scale = torch.where(has_edges, safe.rsqrt(), torch.zeros_like(safe))
-    return replace(graph, edge_weight=graph.edge_weight * scale[row] * scale[column], normalization=method)
+    # `index_select`, because the backward pass of `scale[row]` sorts.
+    weight = graph.edge_weight * scale.index_select(0, row) * scale.index_select(0, column)
+    return replace(graph, edge_weight=weight, normalization=method)

@@ -123,6 +123,29 @@ def test_excluded_rows_are_neither_searched_nor_found():
     )
 
 
+def test_zero_vectors_under_cosine(monkeypatch):
+    """Most rows have nearer neighbors than the vectors without direction; one looks away from all others."""
+    searched = []
+
+    def search(z, k, excluded):
+        answer = quantized.search_quantized(z, k, excluded)
+        searched.append(answer[2].sum())
+        return answer
+
+    monkeypatch.setattr(exact, "search_quantized", search)
+    z = gaussians(1500).abs()
+    z[::5] = 0
+    z[1] = -z[1]
+    neighbors = find_neighbors(z, 5, metric="cosine")
+    assert 1100 < searched[0] <= 1200, "only wild rows and zero vectors are left to the other search"
+    unit = torch.nn.functional.normalize(z.double(), dim=1)
+    distance = (1 - unit @ unit.T).fill_diagonal_(torch.inf)
+    wanted = distance.topk(5, largest=False).values
+    torch.testing.assert_close(neighbors.distance.double(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(distance.gather(1, neighbors.index), wanted, rtol=1e-5, atol=1e-6)
+    assert (neighbors.index[1] % 5 == 0).all(), "zero vectors are the nearest of the one that looks away"
+
+
 def test_the_bound_of_every_pair_holds():
     """|x' - y'|^2 from the integers is what the rounded vectors say, and radii cover what rounding lost."""
     z = clusters(1500)

@@ -7,7 +7,7 @@ from lspread.errors import ConfigError, GraphError, SolveError
 from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, find_neighbors, normalize_graph
 from lspread.labels import label_matrix, propagate_labels, spread_labels
 from lspread.nn import LabelPropagation, LabelSpreading
-from lspread.solve import ConjugateGradient, Direct, FixedPoint
+from lspread.solve import Chebyshev, ConjugateGradient, Direct, FixedPoint
 from tests import reference
 from tests.reference import seeded
 
@@ -329,3 +329,18 @@ def test_learned_alpha_stays_below_one() -> None:
     with torch.no_grad():
         layer.logit_alpha.fill_(100.0)
     assert 0.999 < layer.alpha.item() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [Direct(), ConjugateGradient(), Chebyshev()])
+def test_compiled(solver):
+    """torch.compile breaks the graph where the docstring says so, and changes no value and no gradient."""
+    z, label = sample(24)
+    layer = LabelSpreading(3, k=K, learn_alpha=True, learn_bandwidth=True, solver=solver).double()
+    found = []
+    for call in (layer, torch.compile(layer, backend="eager")):
+        x = z.clone().requires_grad_()
+        scores = call(x, label)
+        found.append((scores, *torch.autograd.grad(scores.square().sum(), (x, *layer.parameters()))))
+    for ours, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, ours, rtol=1e-6, atol=1e-9)
