@@ -191,6 +191,9 @@ class LabelSpreading(GraphLayer):
         solver: How to solve, in both directions; `AutoSolver` if left out.
         on_failure: What to do when a solve does not converge: "raise", "warn" or "ignore".
 
+    `torch.compile(layer)` gives the same values and gradients, in pieces: it cannot enter the lock that
+    `functools.cached_property` takes on Python < 3.12, so `fullgraph=True` fails there.
+
     Example:
         >>> layer = LabelSpreading(num_classes=2, k=2)
         >>> z = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
