@@ -3,12 +3,15 @@
 One run measures neighbor graphs, solves, layers forward and backward, and the whole way from features to labels, all
 against other libraries, each in a process of its own with the same number of threads and the environment that suits it
 best; contestants take turns. It prints and saves one table (Markdown and JSON), a plot of growth over n, and
-which of the bars are met.
+which of the bars are met. Every finished task is saved at once, so an interruption loses the task in progress only.
 
     python experiments/benchmark_core.py                         # everything: about 25 minutes on two cores
-    python experiments/benchmark_core.py --resume                # goes on where an interrupted run stopped
+    python experiments/benchmark_core.py --resume                # measures the tasks that are not recorded yet
     python experiments/benchmark_core.py --resume --only graph   # measures a section again and keeps the others
+    python experiments/benchmark_core.py --resume --tasks layer_0 solve_million    # these tasks again, all others kept
     python experiments/benchmark_core.py --quick --output /tmp/quick    # tiny sizes: does it all work?
+
+Without --resume the record starts anew: it then holds what this run measures and nothing else.
 """
 
 import argparse
@@ -18,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -125,9 +128,9 @@ APPROXIMATE = [
     peer("faiss IVF1024, 32 probes", "neighbors", search="faiss", index="IVF1024,Flat", probes=32, is_faiss=True),
 ]
 SOLVE = [
-    ours("lspread, ConjugateGradient", "solvers", is_ours=True, solve="lspread", solver="ConjugateGradient"),
+    ours("lspread, AutoSolver", "solvers", is_ours=True, solve="lspread", solver="AutoSolver"),
+    ours("lspread, ConjugateGradient", "solvers", solve="lspread", solver="ConjugateGradient"),
     ours("lspread, Chebyshev", "solvers", solve="lspread", solver="Chebyshev"),
-    ours("lspread, AutoSolver", "solvers", solve="lspread", solver="AutoSolver"),
     peer("SciPy CG per class", "solvers", solve="scipy_cg"),
     peer("SciPy CG, classes on threads", "solvers", solve="scipy_cg", num_threads=0),
     peer("power iteration, torch CSR", "solvers", solve="torch_power"),
@@ -178,15 +181,25 @@ def without_compilers(contestant: Contestant) -> Contestant:
     return replace(contestant, is_missing=reason)
 
 
-class Benchmark:
-    """The sections of one run; each returns its rows."""
+Maker = Callable[[str, str], Task]
+"""Makes the task of a section and a key."""
 
-    def __init__(
-        self, arena: Arena, load: Callable[[], Dataset], sizes: Sizes, show: Callable[[list[Row]], None]
-    ) -> None:
-        self.arena, self._load, self.sizes, self._show = arena, load, sizes, show
+
+class Benchmark:
+    """The tasks of one run. The method named like a section returns what makes its tasks, by key.
+
+    Inputs and judges can cost minutes, so they are made when their task is measured: listing the tasks is free.
+    """
+
+    def __init__(self, arena: Arena, load: Callable[[], Dataset], sizes: Sizes) -> None:
+        self.arena, self._load, self.sizes = arena, load, sizes
         self._graphs: dict[str, Path] = {}
         self.is_quick = sizes is QUICK
+
+    def makers(self, section: str) -> dict[str, Maker]:
+        """What makes the tasks of a section, by key and in the order of a run."""
+        found: dict[str, Maker] = getattr(self, section)()
+        return found
 
     @cached_property
     def data(self) -> Dataset:
@@ -194,22 +207,29 @@ class Benchmark:
         self.arena.report("reading the images")
         return self._load()
 
-    def _compete(self, task: Task) -> list[Row]:
+    def measure(self, section: str, key: str) -> list[Row]:
+        """Return the rows of one task; raises `DataError` where the images are missing."""
+        task = self.makers(section)[key](section, key)
         if self.is_quick:
             task = replace(task, contestants=[without_compilers(contestant) for contestant in task.contestants])
-        rows = self.arena.compete(task)
-        self._show(rows)
-        return rows
+        return self.arena.compete(task)
 
-    def graph(self) -> list[Row]:
-        rows = []
-        for key, name in (("knn_low", "components"), ("knn_high", "pixels")):
-            rows += self._search("graph", key, name, EXACT, num_rows=2_000)
-        sample = self.data.subset(self.sizes.approximate)
-        rows += self._search("graph", "approximate_pixels", "pixels", APPROXIMATE, num_rows=2_000)
-        return rows + self._search("graph", "approximate_sample", sample, APPROXIMATE, num_rows=2_000)
+    def _name_of(self, embedding: str | int) -> str:
+        """The name of an embedding; a number is that many rows of the large set, saved now."""
+        return embedding if isinstance(embedding, str) else self.data.subset(embedding)
 
-    def _search(self, section: str, key: str, name: str, who: list[Contestant], *, num_rows: int) -> list[Row]:
+    def graph(self) -> dict[str, Maker]:
+        return {
+            "knn_low": partial(self._search, embedding="components", who=EXACT),
+            "knn_high": partial(self._search, embedding="pixels", who=EXACT),
+            "approximate_pixels": partial(self._search, embedding="pixels", who=APPROXIMATE),
+            "approximate_sample": partial(self._search, embedding=self.sizes.approximate, who=APPROXIMATE),
+        }
+
+    def _search(
+        self, section: str, key: str, *, embedding: str | int, who: list[Contestant], num_rows: int = 2_000
+    ) -> Task:
+        name = self._name_of(embedding)
         path = self.data.path(name)
         z = np.load(path)
         n, d = z.shape
@@ -218,20 +238,16 @@ class Benchmark:
         judge = recall_judge(z, K, num_rows=num_rows)
         # All scores by one product each: what brute force needs. Symmetry or pruning can beat it.
         work = (lambda values: {"GFLOP": 2 * n * n * d / 1e9}) if who is EXACT else None
-        return self._compete(Task(section, key, title, n, {"z": path}, who, {"k": K}, judge, None, work))
+        return Task(section, key, title, n, {"z": path}, who, {"k": K}, judge, None, work)
 
-    def solve(self) -> list[Row]:
-        few = self._targets("components", NUM_CLASSES), self._targets("components", 10 * NUM_CLASSES)
-        small = self._graph_of("components", "exact")
-        n = self.sizes.knn
-        rows = self._solve("solve_10", f"{n:,} nodes, c={NUM_CLASSES}", small, few[0], 2e-6, SOLVE)
+    def solve(self) -> dict[str, Maker]:
         fast = [who for who in SOLVE if who.name not in SHORT_ONLY]
-        rows += self._solve("solve_100", f"{n:,} nodes, c={10 * NUM_CLASSES}", small, few[1], 2e-6, fast)
-        large = self.data.subset(self.sizes.large)
-        targets = self._targets(large, NUM_CLASSES)
-        graph = self._graph_of(large, "approximate")
-        title = f"{self.sizes.large:,} nodes, c={NUM_CLASSES}"
-        return rows + self._solve("solve_million", title, graph, targets, 1e-3, fast)
+        few, many = NUM_CLASSES, 10 * NUM_CLASSES
+        return {
+            "solve_10": partial(self._solve, embedding="components", num_classes=few, rtol=2e-6, who=SOLVE),
+            "solve_100": partial(self._solve, embedding="components", num_classes=many, rtol=2e-6, who=fast),
+            "solve_million": partial(self._solve, embedding=self.sizes.large, num_classes=few, rtol=1e-3, who=fast),
+        }
 
     def _targets(self, name: str, num_classes: int) -> Path:
         """Save one-hot rows of the first draw; more classes than there are get nodes drawn by seed."""
@@ -257,7 +273,12 @@ class Benchmark:
             self._graphs[name], _ = self.arena.call("graphs", inputs, k=K, backend="exact")
         return self._graphs[name]
 
-    def _solve(self, key: str, title: str, graph: Path, targets: Path, rtol: float, who: list[Contestant]) -> list[Row]:
+    def _solve(
+        self, section: str, key: str, *, embedding: str | int, num_classes: int, rtol: float, who: list[Contestant]
+    ) -> Task:
+        name = self._name_of(embedding)
+        targets = self._targets(name, num_classes)
+        graph = self._graph_of(name, "exact" if name == "components" else "approximate")
         right = np.load(targets)
         with np.load(graph) as arrays:
             num_edges = len(arrays["data"])
@@ -268,30 +289,29 @@ class Benchmark:
             steps = values.get("steps")
             return {"GB": steps * (8 * num_edges + 8 * n * c) / 1e9} if steps else {}
 
-        return self._compete(
-            Task(
-                "solve",
-                key,
-                f"solve, {title}, {num_edges:,} entries, alpha={ALPHA}, relative residual {rtol:g}",
-                n,
-                {"graph": graph, "targets": targets},
-                who,
-                {"alpha": ALPHA, "rtol": rtol},
-                residual_judge(graph, right, ALPHA),
-                None,
-                work,
-            )
+        return Task(
+            section,
+            key,
+            f"solve, {n:,} nodes, c={c}, {num_edges:,} entries, alpha={ALPHA}, relative residual {rtol:g}",
+            n,
+            {"graph": graph, "targets": targets},
+            who,
+            {"alpha": ALPHA, "rtol": rtol},
+            residual_judge(graph, right, ALPHA),
+            None,
+            work,
         )
 
-    def layer(self) -> list[Row]:
-        rows = []
-        shapes = [(1, n) for n in self.sizes.layer] + [self.sizes.batch]
-        for place, (num_graphs, n) in enumerate(shapes):
-            key = "layer_batch" if num_graphs > 1 else f"layer_{place}"
-            rows += self._layer(key, num_graphs, n, LAYER if num_graphs == 1 else [LAYER[0], LAYER[4], LAYER[5]])
-        return rows
+    def layer(self) -> dict[str, Maker]:
+        found: dict[str, Maker] = {
+            f"layer_{place}": partial(self._layer, num_graphs=1, n=n, who=LAYER)
+            for place, n in enumerate(self.sizes.layer)
+        }
+        num_graphs, n = self.sizes.batch
+        dense = [LAYER[0], LAYER[4], LAYER[5]]
+        return found | {"layer_batch": partial(self._layer, num_graphs=num_graphs, n=n, who=dense)}
 
-    def _layer(self, key: str, num_graphs: int, n: int, who: list[Contestant]) -> list[Row]:
+    def _layer(self, section: str, key: str, *, num_graphs: int, n: int, who: list[Contestant]) -> Task:
         count = num_graphs * n
         z = np.load(self.data.path("components"), mmap_mode="r")[:count]
         generator = np.random.default_rng(0)
@@ -308,25 +328,26 @@ class Benchmark:
             judge = gradient_judge(arrays["gradient"])
         what = f"n={n}" if num_graphs == 1 else f"{num_graphs} graphs of {n} nodes"
         title = f"layer forward and backward, {what}, d={z.shape[1]}, c={NUM_CLASSES}, k={K}; gradient against float64"
-        return self._compete(Task("layer", key, title, count, inputs, who, options, judge))
+        return Task(section, key, title, count, inputs, who, options, judge)
 
-    def labels(self) -> list[Row]:
-        return self._to_labels("labels", "labels", "components", LABELS)
+    def labels(self) -> dict[str, Maker]:
+        return {"labels": partial(self._to_labels, embedding="components", who=LABELS)}
 
-    def million(self) -> list[Row]:
-        name = self.data.subset(self.sizes.large)
-        return self._to_labels("million", "million", name, MILLION, has_recall=True)
+    def million(self) -> dict[str, Maker]:
+        return {"million": partial(self._to_labels, embedding=self.sizes.large, who=MILLION, has_recall=True)}
 
-    def growth(self) -> list[Row]:
-        rows = []
-        for n in self.sizes.growth:
-            who = [contestant for contestant, most in GROWTH if n <= most]
-            rows += self._to_labels("growth", f"growth_{n}", self.data.subset(n), who)
-        return rows
+    def growth(self) -> dict[str, Maker]:
+        return {
+            f"growth_{n}": partial(
+                self._to_labels, embedding=n, who=[contestant for contestant, most in GROWTH if n <= most]
+            )
+            for n in self.sizes.growth
+        }
 
     def _to_labels(
-        self, section: str, key: str, name: str, who: list[Contestant], *, has_recall: bool = False
-    ) -> list[Row]:
+        self, section: str, key: str, *, embedding: str | int, who: list[Contestant], has_recall: bool = False
+    ) -> Task:
+        name = self._name_of(embedding)
         path = self.data.path(name)
         given = self.data.path(f"{name}_given")
         z = np.load(path, mmap_mode="r")
@@ -341,7 +362,7 @@ class Benchmark:
         title = f"features to labels, {n:,} x {d}, 10 labels per class, alpha={ALPHA}; accuracy on the others"
         keep = self.data.folder / f"{name}_found.npz" if has_recall else None
         options = {"k": K, "alpha": ALPHA}
-        return self._compete(Task(section, key, title, n, {"z": path, "given": given}, who, options, judge, keep))
+        return Task(section, key, title, n, {"z": path, "given": given}, who, options, judge, keep)
 
 
 # In the order of a run: the million leaves its neighbors to the solvers.
@@ -394,9 +415,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=count_cores(), help="of every contestant (default: all cores)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for benchmark_core.json, .md and .png")
     parser.add_argument(
+        "--tasks", nargs="+", metavar="KEY", help="keys of tasks to measure, within --only if given (default: all)"
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the finished sections of benchmark_core.json, but for those that --only names",
+        help="keep the recorded tasks of benchmark_core.json, but for those that --only or --tasks name",
     )
     options = parser.parse_args(arguments)
     if options.quick and options.output == RESULTS:
@@ -416,6 +440,34 @@ def recorded(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return earlier
 
 
+def choose(
+    known: dict[str, list[str]], finished: dict[str, Any], *, only: list[str] | None, tasks: list[str] | None
+) -> dict[str, list[str]]:
+    """Return the keys to measure by section: those of `only` and `tasks`, or without both those not recorded."""
+    named = {section: keys for section, keys in known.items() if not only or section in only}
+    possible = [key for keys in named.values() for key in keys]
+    unknown = [key for key in tasks or () if key not in possible]
+    if unknown:
+        raise SystemExit(f"no task {', '.join(unknown)}; --tasks takes some of: {' '.join(possible)}")
+    measured = {section: {row["task"] for row in found.get("rows", [])} for section, found in finished.items()}
+
+    def is_wanted(section: str, key: str) -> bool:
+        if tasks:
+            return key in tasks
+        return bool(only) or key not in measured.get(section, ())
+
+    wanted = {section: [key for key in keys if is_wanted(section, key)] for section, keys in named.items()}
+    return {section: keys for section, keys in wanted.items() if keys}
+
+
+def put(finished: dict[str, Any], section: str, key: str, rows: list[Row], order: list[str]) -> None:
+    """Record a task in place of what it had; the rows of all others stay, in the order of a run."""
+    kept = [row for row in finished.get(section, {}).get("rows", []) if row["task"] != key]
+    place = {name: number for number, name in enumerate(order)}
+    fresh = [row.to_json() for row in rows]
+    finished[section] = {"rows": sorted(kept + fresh, key=lambda row: place.get(row["task"], len(order)))}
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     console = Console(soft_wrap=not Console().is_terminal)
@@ -426,7 +478,6 @@ def main(arguments: list[str] | None = None) -> None:
     content = recorded(record, facts) if options.resume else {"machine": facts, "sections": {}}
     facts, finished = content["machine"], content["sections"]
     facts.setdefault("sittings", 1)
-    wanted = options.only or [name for name in SECTIONS if "rows" not in finished.get(name, {})]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="benchmark_core_") as folder, console.status("") as status:
 
@@ -435,28 +486,28 @@ def main(arguments: list[str] | None = None) -> None:
             status.update(line) if console.is_terminal else console.print(line, highlight=False)
 
         arena = Arena(Path(folder), num_threads=options.threads, is_shared=options.quick, report=report)
-        benchmark = Benchmark(
-            arena,
-            lambda: load_dataset(sizes, Path(folder), is_quick=options.quick),
-            sizes,
-            lambda rows: print_task(console, rows, Board(rows, facts)),
-        )
+        benchmark = Benchmark(arena, lambda: load_dataset(sizes, Path(folder), is_quick=options.quick), sizes)
+        known = {section: list(benchmark.makers(section)) for section in SECTIONS}
+        wanted = choose(known, finished, only=options.only, tasks=options.tasks)
         try:
             if not rate_lines(facts):
                 report("the limits of this machine")
                 facts |= arena.call("machine", {}, size=256 if options.quick else 2048, repeats=5)[1]
                 console.print("; ".join(rate_lines(facts)))
-            for section in wanted:
-                begin = time.perf_counter()
+            for section, keys in wanted.items():
                 try:
-                    rows = getattr(benchmark, section)()
-                    finished[section] = {"rows": [row.to_json() for row in rows]}
+                    for key in keys:
+                        rows = benchmark.measure(section, key)
+                        print_task(console, rows, Board(rows, facts))
+                        put(finished, section, key, rows, known[section])
+                        save(finished, facts, options.output)
                 except DataError as error:
-                    finished[section] = {"skipped": str(error)}
                     console.print(f"{section} is skipped: {error}", style="yellow")
+                    # Rows of an earlier sitting are still true.
+                    if not finished.get(section, {}).get("rows"):
+                        finished[section] = {"skipped": str(error)}
+                    save(finished, facts, options.output)
                 arena.close()
-                finished[section]["seconds"] = time.perf_counter() - begin
-                save(finished, facts, options.output)
         finally:
             arena.close()
     print_bars(console, save(finished, facts, options.output))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lspread"
 TESTS = ROOT / "tests"
 
-FOUNDATION = {"errors", "typing", "dist"}
+FOUNDATION = {"errors", "typing", "dist", "autograd"}
 EVERYTHING = {"graph", "solve", "labels", "nn", "data", "active", "lit", "estimators", "report", "cli", ""}
 
 # Room: the rooms that it may import beside itself and the foundation. The room "" is `lspread` itself.

@@ -1,5 +1,6 @@
 """The benchmark of the core runs, its peers compute the same things, and its verdicts follow from its rows."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def peers():
     """Make the folder of the script importable, as it is for the script."""
     sys.path.insert(0, str(ROOT / "experiments"))
     import peers.contest
+    import peers.graphs
     import peers.judges
     import peers.layers
     import peers.machine
@@ -28,6 +30,59 @@ def peers():
 
     yield peers
     sys.path.remove(str(ROOT / "experiments"))
+
+
+@pytest.fixture(scope="module")
+def script(peers):
+    import benchmark_core
+
+    return benchmark_core
+
+
+@pytest.fixture
+def sit(peers, script, tmp_path, monkeypatch):
+    """Run the script on tiny sizes without workers: inputs and judges are real, answers are not.
+
+    Every contestant of the n-th task that is measured takes n seconds. Returns the keys of the tasks, in turn.
+    """
+    count = itertools.count(1)
+    measured = []
+
+    def call(self, module, inputs, **options):
+        if module == "machine":
+            return None, {"triad, GB/s": 10.0}
+        output = self.folder / f"answer-{next(self._number)}.npz"
+        arrays = peers.worker.read_inputs({name: str(path) for name, path in inputs.items()})
+        found = getattr(peers, module).prepare(arrays, **options)(0)
+        np.savez(output, **{name: value for name, value in found.items() if isinstance(value, np.ndarray)})
+        return output, {}
+
+    def compete(self, task):
+        if task.key == sit.interrupted_at:
+            raise KeyboardInterrupt
+        measured.append(task.key)
+        assert all(path.exists() for path in task.inputs.values())
+        done = {"seconds": [float(next(count))], "values": {"accuracy by turn": [0.5]}}
+        return [
+            peers.contest.Row(task.section, task.key, task.title, who.name, task.size, who.is_ours, **done)
+            for who in task.contestants
+        ]
+
+    def sit(*arguments, interrupted_at=None):
+        measured.clear()
+        sit.interrupted_at = interrupted_at
+        command = ["--quick", "--threads", "1", "--output", str(tmp_path), *arguments]
+        if interrupted_at:
+            with pytest.raises(KeyboardInterrupt):
+                script.main(command)
+        else:
+            script.main(command)
+        return list(measured)
+
+    monkeypatch.setattr(script.Arena, "call", call)
+    monkeypatch.setattr(script.Arena, "compete", compete)
+    monkeypatch.setattr(script, "plot_growth", lambda board, path: None)
+    return sit
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +262,112 @@ def test_bars_follow_from_rows(peers):
     assert judged(table.exponent_of("nobody", "ours"), "<=", 1.2) == (1.5, "FAIL")
     assert judged(table.ratio_to("b", "peer"), ">=", 1) == (None, "not measured")
     assert judged(table.value_of("c", "seconds"), ">=", 1) == (None, "not measured")
+
+
+# In the order of a run.
+TASKS = {
+    "graph": ["knn_low", "knn_high", "approximate_pixels", "approximate_sample"],
+    "layer": ["layer_0", "layer_1", "layer_2", "layer_batch"],
+    "labels": ["labels"],
+    "million": ["million"],
+    "solve": ["solve_10", "solve_100", "solve_million"],
+    "growth": ["growth_300", "growth_600", "growth_1200"],
+}
+KEYS = [key for keys in TASKS.values() for key in keys]
+
+
+def seconds_by_task(folder):
+    """What the record holds, in its order; every task's rows lie together and agree."""
+    sections = json.loads((folder / "benchmark_core.json").read_text())["sections"]
+    found = {}
+    for section, content in sections.items():
+        for task, group in itertools.groupby(content["rows"], lambda row: row["task"]):
+            rows = list(group)
+            assert (section, task) not in found
+            assert {row["section"] for row in rows} == {section}
+            assert len({row["name"] for row in rows}) == len(rows)
+            (found[section, task],) = {row["seconds"][0] for row in rows}
+    return found
+
+
+def test_an_interrupted_run_keeps_finished_tasks_and_resumes_with_the_rest(script, sit, tmp_path, monkeypatch):
+    place = KEYS.index("solve_100")
+    assert sit(interrupted_at="solve_100") == KEYS[:place]
+    names = [(section, key) for section, keys in TASKS.items() for key in keys]
+    assert list(seconds_by_task(tmp_path).items()) == list(zip(names[:place], range(1, place + 1), strict=True))
+    page = (tmp_path / "benchmark_core.md").read_text()
+    assert "solve, 600 nodes, c=10, " in page
+    assert "600 nodes, c=100" not in page
+    assert sit("--resume") == KEYS[place:]
+    assert list(seconds_by_task(tmp_path).items()) == list(zip(names, range(1, len(names) + 1), strict=True))
+    assert "solve, 600 nodes, c=100, " in (tmp_path / "benchmark_core.md").read_text()
+    solve = json.loads((tmp_path / "benchmark_core.json").read_text())["sections"]["solve"]["rows"]
+    assert {row["name"] for row in solve if row["is_ours"]} == {"lspread, AutoSolver"}
+
+    def load(*_, **__):
+        raise AssertionError("nothing is left to measure, so nothing is read")
+
+    monkeypatch.setattr(script, "load_dataset", load)
+    before = seconds_by_task(tmp_path)
+    assert sit("--resume") == []
+    assert seconds_by_task(tmp_path) == before
+
+
+def test_a_task_measured_again_replaces_its_own_rows_only(script, sit, tmp_path, monkeypatch):
+    sit("--only", "labels", "layer", "graph")
+    first = seconds_by_task(tmp_path)
+    assert [key for _, key in first] == KEYS[:9]
+    # No other task's judge is made, and the record of the time before tasks were saved one by one is as good.
+    record = tmp_path / "benchmark_core.json"
+    content = json.loads(record.read_text())
+    for section in content["sections"].values():
+        section["seconds"] = 60.0
+    record.write_text(json.dumps(content))
+    with monkeypatch.context() as patch:
+        patch.delattr(script, "recall_judge")
+        patch.delattr(script, "accuracy_judge")
+        assert sit("--resume", "--tasks", "layer_2", "layer_0") == ["layer_0", "layer_2"]
+    second = first | {("layer", "layer_0"): 10.0, ("layer", "layer_2"): 11.0}
+    assert list(seconds_by_task(tmp_path).items()) == list(second.items())
+    assert json.loads(record.read_text())["sections"]["graph"] == content["sections"]["graph"]
+    # Named sections are measured again from their first task; until a task has ended, its old rows stay.
+    assert sit("--resume", "--only", "graph", interrupted_at="knn_high") == ["knn_low"]
+    third = second | {("graph", "knn_low"): 12.0}
+    assert list(seconds_by_task(tmp_path).items()) == list(third.items())
+    assert sit("--resume", "--only", "labels") == ["labels"]
+    assert list(seconds_by_task(tmp_path).items()) == list((third | {("labels", "labels"): 13.0}).items())
+    # Tasks that a later sitting adds come where they belong.
+    assert sit("--resume", "--tasks", "growth_600") == ["growth_600"]
+    assert sit("--resume", interrupted_at="growth_1200") == [*KEYS[9:13], "growth_300"]
+    assert [key for _, key in seconds_by_task(tmp_path)] == KEYS[:-1]
+    assert "6 sittings" in (tmp_path / "benchmark_core.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "possible"),
+    [(["--tasks", "layer_0", "layer_9"], KEYS), (["--only", "graph", "--tasks", "layer_9"], TASKS["graph"])],
+)
+def test_unknown_tasks_are_refused_with_those_there_are(sit, tmp_path, arguments, possible):
+    with pytest.raises(SystemExit, match=f"^no task layer_9; --tasks takes some of: {' '.join(possible)}$"):
+        sit(*arguments)
+    assert not (tmp_path / "benchmark_core.json").exists()
+
+
+def test_missing_images_skip_a_section_but_not_what_is_recorded(script, sit, tmp_path, monkeypatch):
+    sit("--tasks", "labels")
+
+    def load(*_, **__):
+        raise script.DataError("there are no images")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "load_dataset", load)
+        assert sit("--resume", "--only", "labels", "growth") == []
+    sections = json.loads((tmp_path / "benchmark_core.json").read_text())["sections"]
+    assert sections["growth"] == {"skipped": "there are no images"}
+    assert {row["task"] for row in sections["labels"]["rows"]} == {"labels"}
+    assert "Skipped: there are no images" in (tmp_path / "benchmark_core.md").read_text()
+    assert sit("--resume", "--tasks", "growth_300") == ["growth_300"]
+    assert list(seconds_by_task(tmp_path)) == [("labels", "labels"), ("growth", "growth_300")]
 
 
 @pytest.mark.slow

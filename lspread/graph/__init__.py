@@ -8,9 +8,9 @@ from lspread.graph.graph import Graph
 from lspread.graph.kernels import CosinePower, Gaussian, Kernel, SelfTuning, Uniform
 from lspread.graph.neighbors import NO_NEIGHBOR, Neighbors, find_neighbors
 from lspread.graph.normalization import degree, normalize_graph
-from lspread.graph.product import EdgeLayout, edge_dot, edge_matmul
+from lspread.graph.product import EdgeLayout, combine_edges, compiled_for, edge_dot, edge_matmul
 from lspread.graph.recall import Recall, recall_at_k
-from lspread.graph.reordering import pays_to_reorder, reorder_graph
+from lspread.graph.reordering import pays_to_reorder, reorder_graph, reorder_layout
 from lspread.graph.whitening import whiten
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ __all__ = [
     "SelfTuning",
     "Uniform",
     "build_graph",
+    "combine_edges",
+    "compiled_for",
     "connected_components",
     "degree",
     "edge_dot",
@@ -38,6 +40,7 @@ __all__ = [
     "pays_to_reorder",
     "recall_at_k",
     "reorder_graph",
+    "reorder_layout",
     "whiten",
 ]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from lspread.autograd import Function
 from lspread.graph.product import map_over_batch
 
 __all__ = ["squared_distance"]
@@ -55,7 +56,7 @@ def _row_chunks(index: Tensor, z: Tensor) -> list[slice]:
     return _chunks(len(index), index.shape[1] * z.shape[1], num_held)
 
 
-class _SquaredDistance(torch.autograd.Function):
+class _SquaredDistance(Function):
     """`difference_dot(z, z)`, whose gradient is twice that to one of the two."""
 
     @staticmethod
@@ -85,7 +86,7 @@ class _SquaredDistance(torch.autograd.Function):
         return map_over_batch(_SquaredDistance.apply, info, in_dims, *inputs)
 
 
-class _DifferenceDot(torch.autograd.Function):
+class _DifferenceDot(Function):
     @staticmethod
     def forward(index: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.cat(
@@ -117,7 +118,7 @@ class _DifferenceDot(torch.autograd.Function):
         return map_over_batch(_DifferenceDot.apply, info, in_dims, *inputs)
 
 
-class _DifferenceSum(torch.autograd.Function):
+class _DifferenceSum(Function):
     @staticmethod
     def forward(index: Tensor, weight: Tensor, z: Tensor) -> Tensor:
         column, order = index.flatten().int().sort(stable=True)

@@ -60,6 +60,9 @@ class SelfTuning:
 def _mean_per_graph(width: Tensor, is_counted: Tensor, ptr: Tensor) -> Tensor:
     """Return for every node the mean of `width` over the counted nodes of its graph; 1 where none counts."""
     num_nodes, num_graphs = len(width), len(ptr) - 1
+    if num_graphs == 1:
+        count = is_counted.sum()
+        return torch.where(count > 0, torch.where(is_counted, width, 0).sum() / count.clamp(min=1), 1)
     graph = torch.repeat_interleave(ptr.diff(), output_size=num_nodes)
     counted = is_counted.to(width.dtype)
     total = width.new_zeros(num_graphs).index_add(0, graph, width * counted)

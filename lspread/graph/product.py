@@ -5,46 +5,75 @@ existing edges only. With Y = W X and G = dLoss/dY:  dLoss/dW_ij = G_i . X_j (an
 transposed `edge_matmul`); the gradients of `edge_dot` are again products. So both can be differentiated any number of
 times, forward and backward, and batched by `torch.func.vmap`.
 
-Layout of the product, measured on one AVX-512 core (1.6 million entries at 70,000 nodes, 24 million at a million):
-float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns, 1.3 to 2 times
-faster at 100, slower only at one column (0.8); a numba kernel was slower than both. float64 bags have no fast kernel,
-so a CPU takes the CSR product (1.7 to 3 times faster) where torch has it. The largest factor is the order of nodes (2.2
-at 10 columns, 3.7 at 100, 5 at a million nodes): see `reorder_graph`.
+Layout of the product: float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns
+and 1.3 to 2 times faster at 100; float64 bags have no fast kernel, so a CPU takes the CSR product (1.7 to 3 times faster)
+where torch has it. Large products on a CPU run in kernels of `compiled` where numba is installed: 1.3 to 1.6 times faster
+than a bag at 10 columns on two AVX-512 cores, and the terms around a product, the inner products and the updates of a
+solver are taken in the same pass. The largest factor is the order of nodes (2.2 at 10 columns, 3.7 at 100 with 70,000
+nodes, 2 to 5 at a million): see `reorder_layout`.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import embedding_bag
 
-__all__ = ["EdgeLayout", "edge_dot", "edge_matmul", "map_over_batch"]
+from lspread.autograd import Function
+
+__all__ = ["EdgeLayout", "combine_edges", "compiled_for", "edge_dot", "edge_matmul", "map_over_batch"]
+
+logger = logging.getLogger("lspread.graph")
 
 CHUNK_ELEMENTS = 1 << 24
 """Numbers that `edge_dot` gathers at a time."""
 CHUNK_ELEMENTS_IN_CACHE = 1 << 18
 """The same on a CPU, where one core's cache holds them."""
+LEAST_NUMBA = (0, 62)
+LEAST_COMPILED = 1 << 23
+"""Entries times columns from which numba is asked: below, a product takes less than a millisecond anyway."""
 
 
-@dataclass(frozen=True, eq=False)
 class EdgeLayout:
     """Where the entries of a sparse matrix stand, ready for products.
 
-    Attributes:
+    Args:
         row: `(e,)` int64, ascending.
         column: `(e,)` int64.
         num_nodes: n, of the square matrix.
     """
 
-    row: Tensor
-    column: Tensor
-    num_nodes: int
+    def __init__(self, row: Tensor, column: Tensor, num_nodes: int) -> None:
+        self.num_nodes = num_nodes
+        vars(self).update(row=row, column=column)
+
+    @classmethod
+    def from_bags(cls, column: Tensor, boundary: Tensor) -> EdgeLayout:
+        """Make a layout of what products read: columns `(e,)` and row boundaries `(n + 1,)`, int32."""
+        layout = cls.__new__(cls)
+        layout.num_nodes = len(boundary) - 1
+        vars(layout).update(bags=(column, boundary))
+        return layout
+
+    @cached_property
+    def row(self) -> Tensor:
+        """Row of every entry `(e,)` int64, ascending."""
+        column, boundary = self.bags
+        return torch.repeat_interleave(boundary.diff().long(), output_size=len(column))
+
+    @cached_property
+    def column(self) -> Tensor:
+        """Column of every entry `(e,)` int64."""
+        return self.bags[0].long()
 
     @cached_property
     def bags(self) -> tuple[Tensor, Tensor]:
@@ -63,8 +92,35 @@ class EdgeLayout:
 
 
 def _bags(row: Tensor, column: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
-    boundary = torch.searchsorted(row, torch.arange(num_nodes + 1, device=row.device))
-    return column.int(), boundary.int()
+    return column.int(), torch._convert_indices_from_coo_to_csr(row, num_nodes, out_int32=True)
+
+
+@lru_cache(maxsize=1)
+def load_compiled() -> ModuleType | None:
+    """Return `lspread.graph.compiled`, or None where numba is not installed or may not compile."""
+    try:
+        import numba
+
+        if getattr(numba.config, "DISABLE_JIT", False):
+            raise ImportError("numba is told not to compile (NUMBA_DISABLE_JIT)")
+        if tuple(map(int, numba.__version__.split(".")[:2])) < LEAST_NUMBA:
+            raise ImportError(f"kernels need numba 0.62 or newer; got {numba.__version__}")
+        # Without a folder that it may write to, numba refuses to keep what it compiles.
+        return import_module("lspread.graph.compiled")
+    except (ImportError, RuntimeError) as error:
+        logger.debug("products run in torch: %s", error)
+        return None
+
+
+def compiled_for(num_entries: int, num_columns: int, *tensors: Tensor) -> ModuleType | None:
+    """Return `lspread.graph.compiled` where it pays: large products of plain tensors on a CPU."""
+    # Tensors of other kinds, such as forward mode's zeros, have no memory to hand over.
+    is_plain = all(
+        t.device.type == "cpu" and type(t) in (Tensor, Parameter) and not t._is_zerotensor() for t in tensors
+    )
+    if not is_plain or num_entries * num_columns < LEAST_COMPILED or torch.compiler.is_compiling():
+        return None
+    return load_compiled()
 
 
 def edge_matmul(layout: EdgeLayout, weight: Tensor, x: Tensor, *, transpose: bool = False) -> Tensor:
@@ -80,6 +136,28 @@ def edge_matmul(layout: EdgeLayout, weight: Tensor, x: Tensor, *, transpose: boo
         `(n, c)`; differentiable in `weight` and `x`, any number of times. O(e c) time, no memory beyond the result.
     """
     return _EdgeMatmul.apply(layout, transpose, weight, x)
+
+
+def combine_edges(
+    compiled: ModuleType, layout: EdgeLayout, weight: Tensor, x: Tensor, *, transpose: bool = False, **terms: Any
+) -> Tensor:
+    """Return own x + others W x + of_rhs rhs + of_out out by numba, without gradient.
+
+    Args:
+        compiled: From `compiled_for`.
+        layout: Places of the e entries.
+        weight: `(e,)` float32 or float64.
+        x: `(n, c)` of the same dtype.
+        transpose: Multiply by the transposed matrix instead.
+        terms: `own`, `others`, `rhs`, `of_rhs`, `of_out` of `compiled.combine_rows`, and `out` `(n, c)`, not x; a new
+            tensor if left out.
+    """
+    column, boundary = layout.transposed_bags if transpose else layout.bags
+    weight = weight.index_select(0, layout.order) if transpose else weight.contiguous()
+    out = terms.pop("out", None)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    compiled.combine_rows(boundary, column, weight.detach(), x.detach().contiguous(), out, **terms)
+    return out
 
 
 def edge_dot(layout: EdgeLayout, a: Tensor, b: Tensor) -> Tensor:
@@ -110,9 +188,11 @@ def map_over_batch(
     return torch.stack(outputs), 0
 
 
-class _EdgeMatmul(torch.autograd.Function):
+class _EdgeMatmul(Function):
     @staticmethod
     def forward(layout: EdgeLayout, transpose: bool, weight: Tensor, x: Tensor) -> Tensor:
+        if (compiled := compiled_for(len(weight), x.shape[1], weight, x)) is not None:
+            return combine_edges(compiled, layout, weight, x, transpose=transpose, own=0.0, others=1.0)
         source, boundary = layout.transposed_bags if transpose else layout.bags
         weight = weight.index_select(0, layout.order) if transpose else weight
         if x.dtype == torch.float64 and x.device.type == "cpu" and torch.backends.mkl.is_available():
@@ -160,7 +240,7 @@ class _EdgeMatmul(torch.autograd.Function):
         return _EdgeMatmul.apply(layout, transpose, weight, x.flatten(1)).unflatten(1, x.shape[1:]), 2
 
 
-class _EdgeDot(torch.autograd.Function):
+class _EdgeDot(Function):
     @staticmethod
     def forward(layout: EdgeLayout, a: Tensor, b: Tensor) -> Tensor:
         num_held = CHUNK_ELEMENTS_IN_CACHE if a.device.type == "cpu" else CHUNK_ELEMENTS

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lspread.graph import EdgeLayout, Graph, edge_matmul
+from lspread.graph import EdgeLayout, Graph, combine_edges, compiled_for, edge_dot, edge_matmul, reorder_layout
 from lspread.solve import LinearOperator
 
 __all__ = ["PropagationOperator", "SpreadOperator", "layout_of", "sum_component"]
@@ -83,6 +86,79 @@ class SpreadOperator(LinearOperator):
             return torch.addcmul(x, self.alpha, product, value=-1)
         return torch.sub(x, product, alpha=self.alpha)
 
+    def pull_back(self, x: Tensor, grad: Tensor, needs: Sequence[bool]) -> tuple[Tensor, ...]:
+        """Return the gradients of <grad, x - alpha S x>: -alpha grad_i . x_j to S_ij, and -<grad, S x> to alpha."""
+        found = []
+        if needs[0]:
+            ends = (x, grad) if self.is_transposed else (grad, x)
+            found.append(-self.alpha * edge_dot(self.layout, *ends))
+        if needs[1:] and needs[1]:
+            product = edge_matmul(self.layout, self.weight, x, transpose=self.is_transposed)
+            found.append(-(grad * product).sum())
+        return tuple(found)
+
+    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return x - alpha S x without gradient, in `out` where that saves memory."""
+        if (compiled := self._compiled_for(x)) is None:
+            return super().multiply(x, out)
+        return self._combine(compiled, x, out=out, own=1.0, others=-float(self.alpha))
+
+    def multiply_inner(self, x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `multiply(x, out)` and its inner product with x `(b, c)`."""
+        if (compiled := self._compiled_for(x)) is None:
+            return super().multiply_inner(x, out)
+        inner = torch.empty(1, x.shape[1], dtype=x.dtype)
+        return self._combine(compiled, x, out=out, own=1.0, others=-float(self.alpha), inner=inner), inner
+
+    def descend(self, x: Tensor, r: Tensor, p: Tensor, ap: Tensor, length: Tensor) -> Tensor:
+        """Add length p to x and subtract length ap from r, in place, for length `(b, c)`; return <r, r> `(b, c)`."""
+        compiled = self._compiled_for(x, r, p, ap)
+        return super().descend(x, r, p, ap, length) if compiled is None else compiled.descend(x, r, p, ap, length)
+
+    def residual(self, rhs: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return b - x + alpha S x without gradient, in `out` where that saves memory."""
+        if (compiled := self._compiled_for(x)) is None:
+            return super().residual(rhs, x, out)
+        return self._combine(compiled, x, out=out, own=-1.0, others=float(self.alpha), rhs=rhs, of_rhs=1.0)
+
+    def relax(self, x: Tensor, previous: Tensor, rhs: Tensor, step: float | Tensor, factor: float | Tensor) -> Tensor:
+        """Return previous + factor (x + step (b - A x) - previous) in the memory of `previous`."""
+        if (compiled := self._compiled_for(x)) is None:
+            return super().relax(x, previous, rhs, step, factor)
+        step, factor, alpha = float(step), float(factor), float(self.alpha)
+        share = factor * step
+        factors = {"own": factor - share, "others": share * alpha, "of_rhs": share, "of_out": 1 - factor}
+        return self._combine(compiled, x, out=previous, rhs=rhs, **factors)
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the inner products of columns, one per graph and class: `(n, c), (n, c) -> (b, c)`."""
+        compiled = self._compiled_for(x, y)
+        return super().inner(x, y) if compiled is None else compiled.inner(x, y)
+
+    def add_scaled(self, x: Tensor, coef: Tensor, y: Tensor, *, out: Tensor) -> None:
+        """Write x + coef y to `out`, for coef `(b, c)` and x and y `(n, c)`; `out` may be one of them."""
+        if (compiled := self._compiled_for(x, y, out)) is None:
+            super().add_scaled(x, coef, y, out=out)
+        else:
+            compiled.add_scaled(x, coef, y, out)
+
+    def _compiled_for(self, *tensors: Tensor) -> ModuleType | None:
+        """Return the kernels for everything that a step of a solver does, or None.
+
+        All or nothing: threads of torch wait for more work busily, and would take the cores from those of a kernel.
+        """
+        if self.num_graphs > 1 or not all(t.is_contiguous() for t in tensors):
+            return None
+        return compiled_for(len(self.weight), tensors[0].shape[1], self.weight, *tensors)
+
+    def _combine(self, compiled: ModuleType, x: Tensor, **terms: Any) -> Tensor:
+        return combine_edges(compiled, self.layout, self.weight, x, transpose=self.is_transposed, **terms)
+
+    def reordered(self) -> tuple[SpreadOperator, Tensor]:
+        """Return the operator in the order of `reorder_layout`, and its permutation."""
+        layout, weight, permutation = reorder_layout(self.layout, self.weight, self.ptr)
+        return SpreadOperator(layout, weight, self.alpha, self.ptr, self.is_spd, self.is_transposed), permutation
+
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
         is_loop = self.layout.row == self.layout.column
@@ -105,10 +181,13 @@ class SpreadOperator(LinearOperator):
 
     def blocks(self, size: int) -> Tensor:
         """Return A dense, one block per graph `(b, size, size)`, straight from the entries."""
-        # Where the row of each node begins, less the number of the first node of its graph.
-        start = (self.graph_of_node * size + self.place_of_node) * size - self.ptr[:-1][self.graph_of_node]
-        out = self.weight.new_zeros(self.num_graphs * size * size)
-        out = out.index_add_(0, start[self.layout.row] + self.layout.column, self.weight)
+        if self.num_graphs == 1:
+            place = self.layout.row * size + self.layout.column
+        else:
+            # Where the row of each node begins, less the number of the first node of its graph.
+            start = (self.graph_of_node * size + self.place_of_node) * size - self.ptr[:-1][self.graph_of_node]
+            place = start[self.layout.row] + self.layout.column
+        out = self.weight.new_zeros(self.num_graphs * size * size).index_add_(0, place, self.weight)
         out = out.view(self.num_graphs, size, size).mul_(-self.alpha)
         out.diagonal(dim1=1, dim2=2).add_(1)
         return out.mT if self.is_transposed else out
@@ -168,6 +247,12 @@ class PropagationOperator(LinearOperator):
         inner = torch.where(free, x, 0)
         product = (self.degree[:, None] + self.ridge) * inner - edge_matmul(self.layout, self.weight, inner)
         return torch.where(free, product, x)
+
+    def reordered(self) -> tuple[PropagationOperator, Tensor]:
+        """Return the operator in the order of `reorder_layout`, and its permutation."""
+        layout, weight, permutation = reorder_layout(self.layout, self.weight, self.ptr)
+        degree, is_free = (t.detach().index_select(0, permutation) for t in (self.degree, self.is_free))
+        return PropagationOperator(layout, weight, degree, is_free, self.ridge, self.ptr), permutation
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""

@@ -1,16 +1,13 @@
 """Label spreading and label propagation on a graph."""
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
-from lspread.graph import Graph, connected_components, degree, edge_matmul, pays_to_reorder, reorder_graph
+from lspread.graph import Graph, connected_components, degree, edge_matmul, pays_to_reorder
 from lspread.labels.operators import PropagationOperator, SpreadOperator, layout_of, sum_component
 from lspread.labels.trust import Symmetrized, trust_operator
-from lspread.solve import AutoSolver, ConjugateGradient, Solution, Solver, linear_solve
+from lspread.solve import AutoSolver, ConjugateGradient, Reordering, Solution, Solver, linear_solve
 from lspread.typing import OnFailure
 
 __all__ = ["check_alpha", "check_targets", "propagate_labels", "spread_labels"]
@@ -139,20 +136,18 @@ def spread_labels(
         alpha = alpha.to(graph.edge_weight)
     trust = alpha if isinstance(alpha, Tensor) and alpha.ndim else None
 
-    def solve(graph: Graph, targets: Tensor, initial: Tensor | None, trust: Tensor | None) -> Solution:
+    solver = Reordering(solver) if pays_to_reorder(graph, targets.shape[1]) else solver
+    with torch.autocast(graph.device.type, enabled=False):
         if initial is not None:
             # Nothing would correct a first guess where no target can be reached.
             initial = torch.where(_reached(graph, (targets.detach() != 0).any(1))[:, None], initial, 0)
         if trust is None:
-            operator, rhs, inner = SpreadOperator.from_graph(graph, alpha), (1 - alpha) * targets, solver
+            operator, rhs = SpreadOperator.from_graph(graph, alpha), (1 - alpha) * targets
         else:
-            operator, rhs, inner = trust_operator(graph, trust), (1 - trust)[:, None] * targets, solver
+            operator, rhs = trust_operator(graph, trust), (1 - trust)[:, None] * targets
             if graph.is_symmetric:
-                inner = Symmetrized(solver, operator.layout, graph.edge_weight.detach(), trust.detach())
-        return linear_solve(operator, rhs, solver=inner, initial=initial, on_failure=on_failure)
-
-    with torch.autocast(graph.device.type, enabled=False):
-        return _solve_in_order(solve, graph, targets, initial, trust)
+                solver = Symmetrized(solver, operator.layout, graph.edge_weight.detach(), trust.detach())
+        return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)
 
 
 def propagate_labels(
@@ -209,7 +204,8 @@ def propagate_labels(
     if isinstance(ridge, Tensor):
         ridge = ridge.to(graph.edge_weight)
 
-    def solve(graph: Graph, targets: Tensor, initial: Tensor | None, is_given: Tensor) -> Solution:
+    solver = Reordering(solver) if pays_to_reorder(graph, targets.shape[1]) else solver
+    with torch.autocast(graph.device.type, enabled=False):
         layout, total = layout_of(graph), degree(graph)
         is_reached = _reached(graph, is_given)
         # Where no label arrives F is zero; held there, the matrix is regular for every solver.
@@ -221,9 +217,6 @@ def propagate_labels(
         start = torch.zeros_like(held) if initial is None else torch.where(is_reached[:, None], initial, 0)
         start = torch.where(is_given[:, None], held.detach(), start)
         return linear_solve(operator, rhs, solver=solver, initial=start, on_failure=on_failure)
-
-    with torch.autocast(graph.device.type, enabled=False):
-        return _solve_in_order(solve, graph, targets, initial, is_given)
 
 
 def _check_ridge(ridge: float | Tensor) -> None:
@@ -238,12 +231,3 @@ def _check_ridge(ridge: float | Tensor) -> None:
         is_outside = not ridge >= 0
     if is_outside:
         raise ConfigError(f"ridge must not be negative; got {float(ridge)}.")
-
-
-def _solve_in_order(solve: Callable[..., Solution], graph: Graph, targets: Tensor, *by_node: Tensor | None) -> Solution:
-    """Return `solve(graph, targets, ...)`, taken in another order of nodes where that is faster."""
-    if not pays_to_reorder(graph, targets.shape[1]):
-        return solve(graph, targets, *by_node)
-    graph, permutation = reorder_graph(graph)
-    solution = solve(graph, *(x if x is None else x.index_select(0, permutation) for x in (targets, *by_node)))
-    return replace(solution, value=solution.value.index_select(0, torch.argsort(permutation)))

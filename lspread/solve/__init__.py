@@ -8,7 +8,7 @@ from lspread.solve.fixed_point import FixedPoint
 from lspread.solve.implicit import linear_solve
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution, Status, report_failure
-from lspread.solve.solvers import PreparingSolver, Solver
+from lspread.solve.solvers import PreparingSolver, Reordering, Solver
 
 __all__ = [
     "AutoSolver",
@@ -18,6 +18,7 @@ __all__ = [
     "FixedPoint",
     "LinearOperator",
     "PreparingSolver",
+    "Reordering",
     "Solution",
     "Solver",
     "Status",

@@ -15,7 +15,7 @@ from lspread.solve.solvers import (
     certify,
     check_options,
     first_guess,
-    residual_of,
+    in_column_blocks,
     tolerance,
     unit_scale,
 )
@@ -58,6 +58,7 @@ class Chebyshev:
         )
 
     @torch.no_grad()
+    @in_column_blocks
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b.
 
@@ -78,7 +79,7 @@ class Chebyshev:
         x, r = first_guess(operator, rhs, initial, scale), rhs
         if initial is not None:
             # The number of steps counts from |b|: a guess that is further away than zero would not get there.
-            r = residual_of(operator, rhs, x)
+            r = operator.residual(rhs, x)
             distance = operator.norm(r)
             is_worse = operator.broadcast((distance > operator.norm(rhs)) & torch.isfinite(distance))
             x, r = torch.where(is_worse, 0, x), torch.where(is_worse, rhs, r)
@@ -87,7 +88,7 @@ class Chebyshev:
             correction, taken = self._descend(operator, r, goal, low, high, limit)
             x += correction
             num_steps += taken
-            r = residual_of(operator, rhs, x)
+            r = operator.residual(rhs, x)
         return certify(
             operator,
             rhs,
@@ -128,25 +129,17 @@ class Chebyshev:
         inverse_center = 2 / (high + low)
         quarter = ((high - low) / (high + low)) ** 2 / 4
         factor: Tensor | float = 1.0
-        x, previous, r = torch.zeros_like(rhs), torch.zeros_like(rhs), rhs.clone()
+        x, previous = torch.zeros_like(rhs), torch.zeros_like(rhs)
         answer, is_done = x, torch.zeros_like(goal, dtype=torch.bool)
         for step in range(max_steps):
-            if step > 0:
-                r = residual_of(operator, rhs, x)
             if self.check_every and step % self.check_every == 0:
                 # Whoever is done keeps the answer of this step, whatever the others still need.
                 answer = torch.where(operator.broadcast(is_done), answer, x)
-                norm = operator.norm(r)
+                norm = operator.norm(operator.residual(rhs, x))
                 is_done = is_done | ~((norm > goal) & torch.isfinite(norm))
                 if bool(is_done.all()):  # sync: all done?
                     return answer, step
-            # x_next = previous + factor (x + r / center - previous)
-            if isinstance(inverse_center, Tensor):
-                r.mul_(inverse_center).add_(x)
-            else:
-                torch.add(x, r, alpha=inverse_center, out=r)
-            previous.lerp_(r, factor)
-            previous, x = x, previous
+            previous, x = x, operator.relax(x, previous, rhs, inverse_center, factor)
             factor = 1 / (1 - (2 if step == 0 else factor) * quarter)
         return torch.where(operator.broadcast(is_done), answer, x) if self.check_every else x, max_steps
 

@@ -9,7 +9,15 @@ from torch import Tensor
 from lspread.errors import ConfigError, SolveError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import attainable, certify, check_options, first_guess, residual_of, tolerance, unit_scale
+from lspread.solve.solvers import (
+    attainable,
+    certify,
+    check_options,
+    first_guess,
+    in_column_blocks,
+    tolerance,
+    unit_scale,
+)
 
 __all__ = ["ConjugateGradient"]
 
@@ -28,8 +36,8 @@ class ConjugateGradient:
         atol: Residual that is always good enough.
         max_steps: Products with A at most.
         preconditioner: "jacobi" divides by the diagonal; useful where degrees differ much.
-        check_every: Steps between looks at the residual (each a host sync on a GPU); 0 never looks and takes
-            `max_steps` steps.
+        check_every: Steps between looks at the residual, each a host sync, on a GPU; a CPU looks at every step. 0 never
+            looks and takes `max_steps` steps.
 
     References:
         Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
@@ -53,6 +61,7 @@ class ConjugateGradient:
             raise ConfigError(f"preconditioner must be 'none' or 'jacobi'; got {self.preconditioner!r}.")
 
     @torch.no_grad()
+    @in_column_blocks
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b; A must be symmetric positive definite.
 
@@ -69,14 +78,14 @@ class ConjugateGradient:
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
         x = first_guess(operator, rhs, initial, scale)
-        r = rhs.clone() if initial is None else residual_of(operator, rhs, x)
+        r = rhs.clone() if initial is None else operator.residual(rhs, x)
         has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
         num_steps = 0
         for _ in range(NUM_RESTARTS):
             taken, broken = self._descend(operator, x, r, goal, inverse_diagonal, self.max_steps - num_steps)
             num_steps += taken
             has_broken_down |= broken
-            r = residual_of(operator, rhs, x)
+            r = operator.residual(rhs, x, r)
             residual = operator.norm(r)
             if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
@@ -109,20 +118,19 @@ class ConjugateGradient:
         rz = operator.inner(r, z)
         rr = rz if is_plain else operator.inner(r, r)
         enough = goal.square()
+        ap = torch.empty_like(p)
         is_active, num_steps = rr > enough, 0
+        every = min(self.check_every, 1) if r.device.type == "cpu" else self.check_every
         while num_steps < max_steps:
-            if self.check_every and num_steps % self.check_every == 0 and not bool(is_active.any()):  # sync: all done?
+            if every and num_steps % every == 0 and not bool(is_active.any()):  # sync: all done?
                 break
-            ap = operator.matmul(p)
-            curvature = operator.inner(p, ap)
+            ap, curvature = operator.multiply_inner(p, ap)
             is_active = is_active & (curvature > 0)
             length = torch.where(is_active, rz / curvature, 0)
-            operator.add_scaled(x, length, p, out=x)
-            operator.add_scaled(r, -length, ap, out=r)
+            rr = operator.descend(x, r, p, ap, length)
             if inverse_diagonal is not None:
                 torch.mul(r, inverse_diagonal, out=z)
-            rz, last = operator.inner(r, z), rz
-            rr = rz if is_plain else operator.inner(r, r)
+            rz, last = rr if is_plain else operator.inner(r, z), rz
             # Where nothing moved, the quotient is 1 or 0 / 0 and p is of no use any more.
             operator.add_scaled(z, torch.where(is_active, rz / last, 0), p, out=p)
             is_active = is_active & (rr > enough)

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import attainable, certify, check_options, first_guess, residual_of, tolerance, unit_scale
+from lspread.solve.solvers import (
+    attainable,
+    certify,
+    check_options,
+    first_guess,
+    in_column_blocks,
+    tolerance,
+    unit_scale,
+)
 
 __all__ = ["FixedPoint"]
 
@@ -41,6 +49,7 @@ class FixedPoint:
         )
 
     @torch.no_grad()
+    @in_column_blocks
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b."""
         scale = unit_scale(operator, rhs)
@@ -48,8 +57,9 @@ class FixedPoint:
         goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         x = first_guess(operator, rhs, initial, scale)
         num_steps = 0
+        r = torch.empty_like(x)
         while True:
-            r = residual_of(operator, rhs, x)
+            r = operator.residual(rhs, x, r)
             residual = operator.norm(r)
             if num_steps == self.max_steps:
                 break

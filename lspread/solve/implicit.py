@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lspread.autograd import Function
 from lspread.errors import GraphError
 from lspread.solve.lift import lift, pull_back, push_forward
 from lspread.solve.operator import LinearOperator
@@ -102,7 +103,7 @@ def _solve(task: _Task, rhs: Tensor, initial: Tensor | None = None) -> Solution:
     return Solution(value, residual, error_bound, tolerance, num_steps, has_broken_down)
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(Function):
     """The solve; its backward pass is the adjoint solve."""
 
     @staticmethod
@@ -144,8 +145,10 @@ class _Solve(torch.autograd.Function):
         adjoint = _solve(task, grad.contiguous()).value
         # theta stands behind x: to be moved are the inputs from number 1 on, with x fixed.
         which = [i for i, need in enumerate(needs, start=1) if need]
-        pull = pull_back(_product(ctx.task), which, len(tensors) + 1)
-        found = iter(lift(pull, x, *tensors, -adjoint) if which else ())
+        pulled = operator.pull_back(x, -adjoint, needs) if which else ()
+        if pulled is None:
+            pulled = lift(pull_back(_product(ctx.task), which, len(tensors) + 1), x, *tensors, -adjoint)
+        found = iter(pulled)
         grads = (next(found) if need else None for need in needs)
         return None, adjoint if needs_rhs else None, None, *grads
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lspread.autograd import Function
+
 __all__ = ["lift", "pull_back", "push_forward"]
 
 TensorFunction = Callable[..., tuple[Tensor, ...]]
@@ -69,7 +71,7 @@ def _push_forward(
     return _pull_back(pull, range(len(zeros)), len(zeros), *zeros, *tangents)
 
 
-class _Lift(torch.autograd.Function):
+class _Lift(Function):
     """See `lift`."""
 
     @staticmethod

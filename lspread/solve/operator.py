@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -13,6 +14,8 @@ __all__ = ["LinearOperator"]
 
 FOLD = 16
 """Rows taken as one by `_fold`."""
+PIECE = 1 << 20
+"""Numbers that an inner product multiplies at a time."""
 
 
 class LinearOperator(ABC):
@@ -52,6 +55,50 @@ class LinearOperator(ABC):
     @abstractmethod
     def matmul(self, x: Tensor) -> Tensor:
         """Return A x for x `(n, c)`, a new tensor, which solvers write to; differentiable in `x` and `tensors()`."""
+
+    def pull_back(self, x: Tensor, grad: Tensor, needs: Sequence[bool]) -> tuple[Tensor, ...] | None:
+        """Return the gradients of <grad, A x> to those `tensors()` that `needs` says, or None to have them derived.
+
+        Made of differentiable pieces; saves the product that deriving them takes.
+        """
+        return None
+
+    def multiply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return A x without gradient; written to `out` `(n, c)`, which is not x, where that saves memory."""
+        with torch.no_grad():
+            return self.matmul(x)
+
+    def residual(self, rhs: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return b - A x `(n, c)` without gradient; written to `out`, which is not x, where that saves memory."""
+        product = self.multiply(x, out)
+        return torch.sub(rhs, product, out=product)
+
+    def multiply_inner(self, x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `multiply(x, out)` and its inner product with x `(b, c)`."""
+        product = self.multiply(x, out)
+        return product, self.inner(x, product)
+
+    def descend(self, x: Tensor, r: Tensor, p: Tensor, ap: Tensor, length: Tensor) -> Tensor:
+        """Add length p to x and subtract length ap from r, in place, for length `(b, c)`; return <r, r> `(b, c)`."""
+        self.add_scaled(x, length, p, out=x)
+        self.add_scaled(r, -length, ap, out=r)
+        return self.inner(r, r)
+
+    def relax(self, x: Tensor, previous: Tensor, rhs: Tensor, step: float | Tensor, factor: float | Tensor) -> Tensor:
+        """Return previous + factor (x + step (b - A x) - previous) in the memory of `previous`, without gradient."""
+        r = self.residual(rhs, x)
+        if isinstance(step, Tensor):
+            r.mul_(step).add_(x)
+        else:
+            torch.add(x, r, alpha=step, out=r)
+        return previous.lerp_(r, factor)
+
+    def reordered(self) -> tuple[LinearOperator, Tensor] | None:
+        """Return the operator in another order of nodes, in which products are faster, or None if none is known.
+
+        Node i of the new operator is node `permutation[i]` of this one; `permutation` `(n,)` comes second. No gradient.
+        """
+        return None
 
     @abstractmethod
     def diagonal(self) -> Tensor:
@@ -112,10 +159,13 @@ class LinearOperator(ABC):
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the inner products of columns, one per graph and class: `(n, c), (n, c) -> (b, c)`."""
+        if self.num_graphs == 1 and _is_foldable(x, y):
+            (x, x_tail), (y, y_tail) = _fold(x), _fold(y)
+            # In pieces: a large product would be memory that is new to the process and costs more than the arithmetic.
+            step = max(1, PIECE // x.shape[1])
+            pieces = [(a * b).sum(0) for a, b in zip(x.split(step), y.split(step), strict=True)]
+            return sum(pieces).view(FOLD, -1).sum(0, keepdim=True) + (x_tail * y_tail).sum(0, keepdim=True)
         product = x * y
-        if self.num_graphs == 1 and _is_foldable(product):
-            head, tail = _fold(product)
-            return head.sum(0).view(FOLD, -1).sum(0, keepdim=True) + tail.sum(0, keepdim=True)
         if self.nodes_per_graph is not None:
             return product.unflatten(0, (self.num_graphs, -1)).sum(1)
         return x.new_zeros(self.num_graphs, x.shape[1]).index_add(0, self.graph_of_node, product)

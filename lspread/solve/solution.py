@@ -50,16 +50,15 @@ class Solution:
     @cached_property
     def status(self) -> Status:
         """How the solve ended, over all graphs and classes; read from the device when first asked for."""
+        is_good = (self.residual <= self.tolerance) & torch.isfinite(self.residual)
+        if bool(is_good.all()):  # sync: has all gone well?
+            return Status.CONVERGED
         missed = ~(self.residual <= self.tolerance)
         nonfinite = ~torch.isfinite(self.residual)
-        # sync: one transfer for the three answers
-        is_nonfinite, is_missed, is_broken = torch.stack(
-            [nonfinite.any(), missed.any(), (missed & self.has_broken_down).any()]
-        ).tolist()
+        # sync: one transfer for both answers
+        is_nonfinite, is_broken = torch.stack([nonfinite.any(), (missed & self.has_broken_down).any()]).tolist()
         if is_nonfinite:
             return Status.NONFINITE
-        if not is_missed:
-            return Status.CONVERGED
         return Status.BREAKDOWN if is_broken else Status.MAX_STEPS
 
 

@@ -1,6 +1,9 @@
 """What every solver shares: its call, its tolerance, its certificate."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,19 +14,24 @@ from lspread.solve.solution import Solution
 
 __all__ = [
     "PreparingSolver",
+    "Reordering",
     "Solver",
     "attainable",
     "certify",
     "check_options",
     "first_guess",
-    "residual_of",
+    "in_column_blocks",
     "tolerance",
     "unit_scale",
 ]
 
+Solve: TypeAlias = Callable[..., Solution]
 RTOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Relative residual asked for by default; float32 cannot go much lower when A is as ill-conditioned as alpha = 0.99."""
 NUM_ROUNDINGS = 8
+MOST_COLUMNS = 32
+LEAST_SPLIT = 1 << 20
+"""Numbers of a right-hand side from which `in_column_blocks` splits it."""
 MAX_EXPONENT = 120
 """Largest power of two a scale may have; 2^120 and its reciprocal are normal numbers in float32."""
 
@@ -49,6 +57,48 @@ class PreparingSolver(Solver, Protocol):
     def prepare(self, operator: LinearOperator) -> Solver:
         """Return a solver for this `operator` and, where it is symmetric, its transpose."""
         ...
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """Solves in the order of nodes that the operator's products like best; answers come back in the given order.
+
+    The order is found once for a solve and its backward pass.
+
+    Attributes:
+        solver: Solves in that order.
+    """
+
+    solver: Solver
+
+    def prepare(self, operator: LinearOperator) -> Solver:
+        """Return the solver with a symmetric operator in its other order; a transpose is put into order on its own."""
+        return self._put_in_order(operator) if operator.is_spd else self
+
+    def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        """Return the solution of A x = b."""
+        return self._put_in_order(operator).solve(operator, rhs, initial)
+
+    def _put_in_order(self, operator: LinearOperator) -> Solver:
+        found = operator.reordered()
+        inner, permutation = (operator, None) if found is None else found
+        solver = self.solver.prepare(inner) if isinstance(self.solver, PreparingSolver) else self.solver
+        return solver if permutation is None else _Reordered(solver, inner, permutation)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reordered:
+    solver: Solver
+    operator: LinearOperator
+    permutation: Tensor
+
+    @torch.no_grad()
+    def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        """Return the solution for the operator that was prepared, or its transpose where that is `operator`."""
+        order = self.permutation
+        initial = None if initial is None else initial.index_select(0, order)
+        found = self.solver.solve(self.operator, rhs.index_select(0, order), initial)
+        return replace(found, value=torch.empty_like(found.value).index_copy_(0, order, found.value))
 
 
 def unit_scale(operator: LinearOperator, rhs: Tensor) -> Tensor:
@@ -87,10 +137,28 @@ def attainable(operator: LinearOperator, goal: Tensor, x: Tensor, rtol: float | 
     return torch.fmax(goal, NUM_ROUNDINGS * torch.finfo(x.dtype).eps * operator.norm(x))
 
 
-def residual_of(operator: LinearOperator, rhs: Tensor, x: Tensor) -> Tensor:
-    """Return b - A x `(n, c)`."""
-    product = operator.matmul(x)
-    return torch.sub(rhs, product, out=product)
+def in_column_blocks(solve: Solve) -> Solve:
+    """Let an iterative solver's method take long right-hand sides on a CPU a few columns at a time.
+
+    Columns do not depend on each other, and few of them stay in the cache: with 70,000 nodes and 100 columns the
+    products take half the time.
+    """
+
+    @wraps(solve)
+    def solve_blocks(solver: Any, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
+        width = rhs.shape[1]
+        if rhs.device.type != "cpu" or rhs.numel() <= LEAST_SPLIT or width <= MOST_COLUMNS:
+            return solve(solver, operator, rhs, initial)
+        size = -(-width // -(-width // MOST_COLUMNS))  # blocks of about the same size
+        starts = [None] * width if initial is None else initial.split(size, 1)
+        parts = [solve(solver, operator, block, start) for block, start in zip(rhs.split(size, 1), starts)]  # noqa: B905
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts], 1)
+            for name in ("value", "residual", "error_bound", "tolerance", "has_broken_down")
+        }
+        return Solution(**joined, num_steps=max(part.num_steps for part in parts))
+
+    return solve_blocks
 
 
 def certify(
@@ -109,7 +177,7 @@ def certify(
     The residual's norm `(b, c)` is measured here, unless the solver has just measured b - A x of this very value.
     """
     if residual is None:
-        residual = operator.norm(residual_of(operator, rhs, value))
+        residual = operator.norm(operator.residual(rhs, value))
     smallest = operator.eigenvalue_bound()
     bound = (
         torch.full_like(residual, torch.inf) if isinstance(smallest, float) and smallest <= 0 else residual / smallest
