@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,10 @@ __all__ = ["add_scaled", "combine_rows", "descend", "grow_cells", "inner", "move
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 FAR = 1 << 24
 """Bytes of x from which its rows come from the memory, not from a cache."""
-CHUNK = 256
-"""Rows whose results stay in the cache until they are combined with other terms."""
+BLOCK = 256
+"""Rows that a thread takes at once; their results stay in the cache until they are combined with other terms."""
+LONG_BLOCK = 4096
+"""The same where nothing is gathered: long stretches are read ahead of by the hardware."""
 FOLD = 16
 """Rows taken as one where vectors are added or multiplied."""
 MAX_ROUNDS = 32
@@ -65,33 +66,29 @@ def combine_rows(
     """
     arrays = [t.numpy() for t in (boundary, column, weight, x, x if rhs is None else rhs, out)]
     factors = [arrays[2].dtype.type(factor) for factor in (own, others, of_rhs, of_out)]
-    shares = _shares(arrays[0])
-    total = np.zeros((0 if inner is None else len(shares), x.shape[1]))
-    _run(_combine_rows, shares, *arrays, *factors, total)
+    total = _totals(x[:0] if inner is None else x, BLOCK)
+    _run(_combine_rows, *arrays, *factors, total)
     if inner is not None:
         inner.copy_(torch.from_numpy(total.sum(0, keepdims=True)))
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
     """Return the inner products of columns `(1, c)` of x and y `(n, c)`, contiguous; summed in float64."""
-    shares = _even_shares(len(x))
-    total = np.zeros((len(shares), x.shape[1]))
-    _run(_inner, shares, x.numpy(), y.numpy(), total)
+    total = _totals(x, LONG_BLOCK)
+    _run(_inner, x.numpy(), y.numpy(), total)
     return torch.from_numpy(total.sum(0, keepdims=True)).to(x.dtype)
 
 
 def descend(x: Tensor, r: Tensor, p: Tensor, ap: Tensor, length: Tensor) -> Tensor:
     """Add length p to x, subtract length ap from r, all `(n, c)` and contiguous, and return <r, r> `(1, c)`."""
-    repeated, shares = length.repeat(1, FOLD).flatten().numpy(), _even_shares(len(x))
-    total = np.zeros((len(shares), x.shape[1]))
-    _run(_descend, shares, x.numpy(), r.numpy(), p.numpy(), ap.numpy(), repeated, total)
+    total = _totals(x, LONG_BLOCK)
+    _run(_descend, x.numpy(), r.numpy(), p.numpy(), ap.numpy(), length.repeat(1, FOLD).flatten().numpy(), total)
     return torch.from_numpy(total.sum(0, keepdims=True)).to(x.dtype)
 
 
 def add_scaled(x: Tensor, coef: Tensor, y: Tensor, out: Tensor) -> None:
     """Write x + coef y to `out`, for coef `(1, c)` and x, y and out `(n, c)`, contiguous; `out` may be one of them."""
-    repeated = coef.repeat(1, FOLD).flatten().numpy()
-    _run(_add_scaled, _even_shares(len(x)), x.numpy(), repeated, y.numpy(), out.numpy())
+    _run(_add_scaled, x.numpy(), coef.repeat(1, FOLD).flatten().numpy(), y.numpy(), out.numpy())
 
 
 def grow_cells(boundary: Tensor, column: Tensor, num_cells: int) -> Tensor:
@@ -104,9 +101,8 @@ def grow_cells(boundary: Tensor, column: Tensor, num_cells: int) -> Tensor:
     cell = np.full(n, -1, dtype=np.int32)
     cell[np.arange(num_cells, dtype=np.int64) * n // num_cells] = np.arange(num_cells, dtype=np.int32)
     grown, num_left = np.empty_like(cell), n - num_cells
-    shares = _shares(boundary.numpy())
     for _ in range(MAX_ROUNDS):
-        _run(_grow_cells, shares, boundary.numpy(), column.numpy(), cell, grown)
+        _run(_grow_cells, boundary.numpy(), column.numpy(), cell, grown)
         cell, grown = grown, cell
         before, num_left = num_left, int((cell < 0).sum())
         if num_left in (0, before):
@@ -129,36 +125,52 @@ def move_rows(boundary: Tensor, column: Tensor, value: Tensor, start: Tensor, ra
     """
     moved, carried = torch.empty_like(column), torch.empty_like(value)
     given = (start, boundary, column, value, rank, moved, carried)
-    _run(_move_rows, _shares(boundary.numpy()), *(t.numpy() for t in given))
+    _run(_move_rows, *(t.numpy() for t in given))
     return moved, carried
 
 
-def _shares(boundary: np.ndarray) -> list[tuple[int, int]]:
-    """Return first and last row of one share per thread, with about as many entries in each."""
-    num_threads = torch.get_num_threads()
-    wanted = np.linspace(0, boundary[-1], num_threads + 1)[1:-1]
-    cut = [0, *np.searchsorted(boundary, wanted).tolist(), len(boundary) - 1]
-    return list(pairwise(cut))
+def _totals(x: Tensor, size: int) -> np.ndarray:
+    """Return zeros for one sum of every block and column: blocks are added up in one order, whoever took them."""
+    return np.zeros((-(-len(x) // size), x.shape[1]))
 
 
-def _even_shares(num_rows: int) -> list[tuple[int, int]]:
-    num_threads = torch.get_num_threads()
-    return list(pairwise([num_rows * i // num_threads // FOLD * FOLD for i in range(num_threads)] + [num_rows]))
+def _run(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Call `kernel(*arguments, counter)` on as many threads as torch has; they take one block of rows after another.
 
-
-def _run(kernel: Callable[..., None], shares: list[tuple[int, int]], *arguments: Any) -> None:
-    """Call `kernel(*arguments, number, first, last)` for every share, each on a thread of its own."""
-    pool = _pool(os.getpid(), max(1, len(shares) - 1))
-    others = [pool.submit(kernel, *arguments, i, *share) for i, share in enumerate(shares) if i > 0]
-    kernel(*arguments, 0, *shares[0])
+    A thread that is late, or on a slower core, takes fewer blocks, and is not waited for where it has not begun.
+    """
+    counter = np.zeros(1, dtype=np.int64)
+    num_others = torch.get_num_threads() - 1
+    pool = _pool(os.getpid(), num_others) if num_others else None
+    others = [pool.submit(kernel, *arguments, counter) for _ in range(num_others)] if pool else []
+    kernel(*arguments, counter)
     for other in others:
-        other.result()
+        if not other.cancel():
+            other.result()
 
 
 @lru_cache(maxsize=2)
 def _pool(_process: int, num_threads: int) -> ThreadPoolExecutor:
     # A forked process has its parent's pool, but not its threads.
     return ThreadPoolExecutor(num_threads, thread_name_prefix="lspread")
+
+
+@intrinsic
+def _take(_context: Any, counter: Any) -> Any:
+    """Return counter[0] and add one to it, as no other thread does at the same time."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, ir.Constant(INT64, 1), "monotonic")
+
+    return types.int64(counter), generate
+
+
+@njit(nogil=True)
+def _next_rows(counter, num_rows, size):  # type: ignore[no-untyped-def]
+    """Return number, first row and end of the block that this thread is to take; empty when all are taken."""
+    block = _take(counter)
+    return block, min(block * size, num_rows), min((block + 1) * size, num_rows)
 
 
 @intrinsic(prefer_literal=True)
@@ -249,23 +261,24 @@ def _add_inner(a, b, total):  # type: ignore[no-untyped-def]
         left, right = a[first : first + len(held)], b[first : first + len(held)]
         for i in range(len(left)):
             held[i] += left[i] * right[i]
-    for i in range(len(held)):
-        total[i % width] += held[i]
+    for start in range(0, len(held), width):
+        for i in range(width):
+            total[i] += held[start + i]
 
 
 @njit(nogil=True, cache=True)
 def _combine_rows(  # type: ignore[no-untyped-def]
-    boundary, column, weight, x, rhs, out, own, others, of_rhs, of_out, total, share, begin, end
+    boundary, column, weight, x, rhs, out, own, others, of_rhs, of_out, total, counter
 ):
     width = x.shape[1]
-    lanes = 16 if width > 8 else 8 if width > 4 else 4 if width > 2 else width
+    lanes = 16 if width > 8 else 8
     is_far = x.nbytes > FAR
     num_rim = min(len(x), lanes // width + 1)
     rim = np.zeros((num_rim + lanes // width + 1, width), dtype=x.dtype)[:num_rim]
     rim[:] = x[len(x) - num_rim :]
-    product = np.empty((CHUNK + lanes // width + 1, width), dtype=x.dtype)
-    for start in range(begin, end, CHUNK):
-        stop = min(start + CHUNK, end)
+    product = np.empty((BLOCK + lanes // width + 1, width), dtype=x.dtype)
+    block, start, stop = _next_rows(counter, len(x), BLOCK)
+    while start < stop:
         for row in range(start, stop):
             first, last, into = np.int64(boundary[row]), np.int64(boundary[row + 1]), row - start
             if lanes == 16:
@@ -277,14 +290,8 @@ def _combine_rows(  # type: ignore[no-untyped-def]
                     _add_entries(16, 1, 16, x, rim, column, weight, first, last, place, product, into)
                 elif place < width:
                     _add_entries(16, 1, 0, x, rim, column, weight, first, last, place, product, into)
-            elif lanes == 8:
-                _add_entries(8, 1, 0, x, rim, column, weight, first, last, 0, product, into)
-            elif lanes == 4:
-                _add_entries(4, 1, 0, x, rim, column, weight, first, last, 0, product, into)
-            elif lanes == 2:
-                _add_entries(2, 1, 0, x, rim, column, weight, first, last, 0, product, into)
             else:
-                _add_entries(1, 1, 0, x, rim, column, weight, first, last, 0, product, into)
+                _add_entries(8, 1, 0, x, rim, column, weight, first, last, 0, product, into)
         result, new = product[: stop - start].ravel(), out[start:stop].ravel()
         if others != 1:
             for i in range(len(new)):
@@ -298,58 +305,72 @@ def _combine_rows(  # type: ignore[no-untyped-def]
         for i in range(len(new)):
             new[i] = result[i]
         if len(total):
-            _add_inner(x[start:stop].ravel(), result, total[share])
+            _add_inner(x[start:stop].ravel(), result, total[block])
+        block, start, stop = _next_rows(counter, len(x), BLOCK)
 
 
 @njit(nogil=True, cache=True)
-def _inner(x, y, total, share, begin, end):  # type: ignore[no-untyped-def]
-    for start in range(begin, end, CHUNK):
-        stop = min(start + CHUNK, end)
-        _add_inner(x[start:stop].ravel(), y[start:stop].ravel(), total[share])
+def _inner(x, y, total, counter):  # type: ignore[no-untyped-def]
+    block, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
+    while start < stop:
+        _add_inner(x[start:stop].ravel(), y[start:stop].ravel(), total[block])
+        block, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
 
 
 @njit(nogil=True, cache=True)
-def _descend(x, r, p, ap, length, total, share, begin, end):  # type: ignore[no-untyped-def]
-    for start in range(begin, end, CHUNK):
-        stop = min(start + CHUNK, end)
+def _descend(x, r, p, ap, length, total, counter):  # type: ignore[no-untyped-def]
+    block, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
+    while start < stop:
         for sign, target, direction in ((1, x, p), (-1, r, ap)):
             into, along = target[start:stop].ravel(), direction[start:stop].ravel()
             for first in range(0, len(into), len(length)):
                 new, move = into[first : first + len(length)], along[first : first + len(length)]
                 for i in range(len(new)):
                     new[i] += sign * (length[i] * move[i])
-        _add_inner(r[start:stop].ravel(), r[start:stop].ravel(), total[share])
+        _add_inner(r[start:stop].ravel(), r[start:stop].ravel(), total[block])
+        block, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
 
 
 @njit(nogil=True, cache=True)
-def _add_scaled(x, coef, y, out, _share, begin, end):  # type: ignore[no-untyped-def]
-    a, b, into = x[begin:end].ravel(), y[begin:end].ravel(), out[begin:end].ravel()
-    for first in range(0, len(a), len(coef)):
-        left, right, new = a[first : first + len(coef)], b[first : first + len(coef)], into[first : first + len(coef)]
-        for i in range(len(left)):
-            new[i] = left[i] + coef[i] * right[i]
+def _add_scaled(x, coef, y, out, counter):  # type: ignore[no-untyped-def]
+    _, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
+    while start < stop:
+        a, b, into = x[start:stop].ravel(), y[start:stop].ravel(), out[start:stop].ravel()
+        for first in range(0, len(a), len(coef)):
+            left, right, new = (
+                a[first : first + len(coef)],
+                b[first : first + len(coef)],
+                into[first : first + len(coef)],
+            )
+            for i in range(len(left)):
+                new[i] = left[i] + coef[i] * right[i]
+        _, start, stop = _next_rows(counter, len(x), LONG_BLOCK)
 
 
 @njit(nogil=True, cache=True)
-def _grow_cells(boundary, column, cell, grown, _share, begin, end):  # type: ignore[no-untyped-def]
-    for row in range(begin, end):
-        found = cell[row]
-        if found < 0:
+def _grow_cells(boundary, column, cell, grown, counter):  # type: ignore[no-untyped-def]
+    _, start, stop = _next_rows(counter, len(cell), BLOCK)
+    while start < stop:
+        for row in range(start, stop):
+            found = cell[row]
+            if found < 0:
+                for entry in range(boundary[row], boundary[row + 1]):
+                    found = cell[column[entry]]
+                    if found >= 0:
+                        break
+            grown[row] = found
+        _, start, stop = _next_rows(counter, len(cell), BLOCK)
+
+
+@njit(nogil=True, cache=True)
+def _move_rows(start, boundary, column, value, rank, moved, carried, counter):  # type: ignore[no-untyped-def]
+    _, first, end = _next_rows(counter, len(rank), BLOCK)
+    while first < end:
+        # Read in the order of before and written at random: a store need not be waited for, as a load must.
+        for row in range(first, end):
+            place = start[rank[row]]
             for entry in range(boundary[row], boundary[row + 1]):
-                found = cell[column[entry]]
-                if found >= 0:
-                    break
-        grown[row] = found
-
-
-@njit(nogil=True, cache=True)
-def _move_rows(  # type: ignore[no-untyped-def]
-    start, boundary, column, value, rank, moved, carried, _share, begin, end
-):
-    # Read in the order of before and written at random: a store need not be waited for, as a load must.
-    for row in range(begin, end):
-        place = start[rank[row]]
-        for entry in range(boundary[row], boundary[row + 1]):
-            moved[place] = rank[column[entry]]
-            carried[place] = value[entry]
-            place += 1
+                moved[place] = rank[column[entry]]
+                carried[place] = value[entry]
+                place += 1
+        _, first, end = _next_rows(counter, len(rank), BLOCK)

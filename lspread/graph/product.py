@@ -6,11 +6,11 @@ transposed `edge_matmul`); the gradients of `edge_dot` are again products. So bo
 times, forward and backward, and batched by `torch.func.vmap`.
 
 Layout of the product: float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns
-and 1.3 to 2 times faster at 100; float64 bags have no fast kernel, so a CPU takes the CSR product (1.7 to 3 times faster)
-where torch has it. Large products on a CPU run in kernels of `compiled` where numba is installed: 1.3 to 1.6 times faster
-than a bag at 10 columns on two AVX-512 cores, and the terms around a product, the inner products and the updates of a
-solver are taken in the same pass. The largest factor is the order of nodes (2.2 at 10 columns, 3.7 at 100 with 70,000
-nodes, 2 to 5 at a million): see `reorder_layout`.
+and 1.3 to 2 times faster at 100; float64 bags have no fast kernel, so a CPU takes the CSR product (1.7 to 3 times
+faster) where torch has it. Large products on a CPU run in kernels of `compiled` where numba is installed: 1.3 to 1.6
+times faster than a bag at 10 columns on two AVX-512 cores, and the terms around a product, the inner products and the
+updates of a solver are taken in the same pass. The largest factor is the order of nodes (2.2 at 10 columns, 3.7 at 100
+with 70,000 nodes, 2 to 5 at a million): see `reorder_layout`.
 """
 
 from __future__ import annotations
@@ -106,10 +106,12 @@ def load_compiled() -> ModuleType | None:
         if tuple(map(int, numba.__version__.split(".")[:2])) < LEAST_NUMBA:
             raise ImportError(f"kernels need numba 0.62 or newer; got {numba.__version__}")
         # Without a folder that it may write to, numba refuses to keep what it compiles.
-        return import_module("lspread.graph.compiled")
+        compiled = import_module("lspread.graph.compiled")
     except (ImportError, RuntimeError) as error:
         logger.debug("products run in torch: %s", error)
         return None
+    logger.info("large graphs use kernels that numba compiles; the first use on a machine takes some seconds")
+    return compiled
 
 
 def compiled_for(num_entries: int, num_columns: int, *tensors: Tensor) -> ModuleType | None:

@@ -59,8 +59,8 @@ def reorder_layout(layout: EdgeLayout, value: Tensor, ptr: Tensor) -> tuple[Edge
 
     Small graphs, and all where numba is not installed, take reverse Cuthill-McKee: breadth first from the rim. That
     walk follows one node after the other, each somewhere else in memory; with numba, graphs of more than 20,000 nodes
-    are cut into cells grown from seeds, all at once, and only the cells are walked. Measured with k = 15 at 70,000 and a
-    million nodes: 12 and 150 ms instead of 30 and 1,000, and a product takes the same time afterwards.
+    are cut into cells grown from seeds, all at once, and only the cells are walked. Measured with k = 15 at 70,000 and
+    a million nodes: 12 and 150 ms instead of 30 and 1,000, and a product takes the same time afterwards.
 
     Args:
         layout: Places of e entries; a pattern that is not symmetric will do, less well.
