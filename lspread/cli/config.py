@@ -9,10 +9,14 @@ __all__ = ["bundled_config", "bundled_configs", "run"]
 
 
 def bundled_configs() -> dict[str, Path]:
-    """Name and path of each settings file: `configs/` of a checkout, `lspread/cli/configs/` of an installed wheel."""
+    """Name and path of each settings file: `configs/` of a checkout, `lspread/cli/configs/` of an installed wheel.
+
+    Files in a subfolder have its name in front, as in "methods/fixmatch".
+    """
     here = Path(__file__).resolve()
     for folder in (here.parent / "configs", here.parents[2] / "configs"):
-        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+        found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
         if found:
             return found
     return {}
@@ -43,5 +47,5 @@ def run(command: str, argv: list[str]) -> int:
         return 0
     for stem, path in bundled_configs().items():
         first_line = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        print(f"{stem:<16}{first_line}")
+        print(f"{stem:<24}{first_line}")
     return 0

@@ -17,7 +17,7 @@ __all__ = ["build_graph"]
 
 DEFAULT_KERNEL = SelfTuning()
 MOST_CELLS = 1 << 18
-"""Cells of a dense table n x n up to which edges are listed from it: at 512 nodes it takes as long as sorting."""
+"""Cells of dense tables up to which edges are listed from them: at 512 nodes it takes as long as sorting."""
 
 
 def build_graph(
@@ -48,6 +48,7 @@ def build_graph(
     """
     if symmetrize not in get_args(Symmetrize):
         raise GraphError(f"symmetrize must be one of {get_args(Symmetrize)}; got {symmetrize!r}.")
+    num_graphs = z.shape[0] if z.ndim == 3 and len(neighbors.ptr) == z.shape[0] + 1 else 1
     z = z.reshape(-1, z.shape[-1])
     z = z if z.dtype == torch.float64 else z.float()
     if len(z) != neighbors.num_nodes:
@@ -57,8 +58,8 @@ def build_graph(
         )
     weight = kernel(_squared_distance(z, neighbors), neighbors) * neighbors.is_neighbor
     is_mutual = symmetrize == "mutual"
-    if coalesce and len(z) ** 2 <= MOST_CELLS:
-        edge_index, there, back = _list_few_edges(neighbors, is_mutual=is_mutual)
+    if coalesce and 0 < len(z) ** 2 <= MOST_CELLS * num_graphs:
+        edge_index, there, back = _list_few_edges(neighbors, num_graphs, is_mutual=is_mutual)
     else:
         edge_index, there, back = _list_edges(neighbors, is_mutual=is_mutual, coalesce=coalesce)
     # One more place holds the zero of an edge that was not found from this end.
@@ -71,20 +72,25 @@ def build_graph(
     return Graph(edge_index=edge_index, edge_weight=weight, ptr=neighbors.ptr, num_nodes=len(z), is_symmetric=True)
 
 
-def _list_few_edges(neighbors: Neighbors, *, is_mutual: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `_list_edges` does, with `coalesce`, by a table of all pairs of nodes: a third of the steps."""
+def _list_few_edges(neighbors: Neighbors, num_graphs: int, *, is_mutual: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `_list_edges` does, with `coalesce`, by a table of all pairs in each of b equal graphs."""
     n, k = neighbors.index.shape
-    nowhere = n * k
+    size, nowhere = n // num_graphs, n * k
     node = torch.arange(n, device=neighbors.index.device)
-    slot = node.new_full((n, n), nowhere)
+    start = (node // size * size).unsqueeze(1)
+    table = node.new_full((n, size), nowhere)
     every = torch.arange(nowhere, device=node.device).view(n, k)
-    slot.scatter_(1, torch.where(neighbors.is_neighbor, neighbors.index, node[:, None]), every)
-    slot.fill_diagonal_(nowhere)  # where slots without neighbour went
-    is_found = slot != nowhere
-    is_edge = is_found & is_found.T if is_mutual else is_found | is_found.T
-    row, column = is_edge.nonzero(as_tuple=True)  # sync: the number of edges
-    slot = slot.flatten()
-    return torch.stack([row, column]), slot.index_select(0, row * n + column), slot.index_select(0, column * n + row)
+    table.scatter_(1, torch.where(neighbors.is_neighbor, neighbors.index - start, node.unsqueeze(1) - start), every)
+    slot = table.flatten()
+    table = table.view(num_graphs, size, size)
+    table.diagonal(dim1=1, dim2=2).fill_(nowhere)  # where slots without neighbour went
+    is_found = table != nowhere
+    is_edge = is_found & is_found.mT if is_mutual else is_found | is_found.mT
+    graph, row, column = is_edge.nonzero(as_tuple=True)  # sync: the number of edges
+    first = graph * size
+    row, column = row + first, column + first
+    there, back = row * size + column - first, column * size + row - first
+    return torch.stack([row, column]), slot.index_select(0, there), slot.index_select(0, back)
 
 
 def _list_edges(neighbors: Neighbors, *, is_mutual: bool, coalesce: bool) -> tuple[Tensor, Tensor, Tensor]:

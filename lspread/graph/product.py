@@ -7,10 +7,10 @@ times, forward and backward, and batched by `torch.func.vmap`.
 
 Layout of the product: float32 runs as an embedding bag with int32 columns, as fast as torch's CSR product at 10 columns
 and 1.3 to 2 times faster at 100; float64 bags have no fast kernel, so a CPU takes the CSR product (1.7 to 3 times
-faster) where torch has it. Large products on a CPU run in kernels of `compiled` where numba is installed: 1.3 to 1.6
-times faster than a bag at 10 columns on two AVX-512 cores, and the terms around a product, the inner products and the
-updates of a solver are taken in the same pass. The largest factor is the order of nodes (2.2 at 10 columns, 3.7 at 100
-with 70,000 nodes, 2 to 5 at a million): see `reorder_layout`.
+faster) where torch has it. Solvers of large problems take `combine_edges` where numba is installed, 1.3 to 1.6 times as
+fast as a bag at 10 columns on two AVX-512 cores, and all that stands around the product from the same kernels: between
+operations of torch a kernel would lose more than it gains, since torch's threads wait busily. The largest factor is the
+order of nodes (2.2 at 10 columns, 3.7 at 100 with 70,000 nodes, 2 to 5 at a million): see `reorder_layout`.
 """
 
 from __future__ import annotations
@@ -193,8 +193,6 @@ def map_over_batch(
 class _EdgeMatmul(Function):
     @staticmethod
     def forward(layout: EdgeLayout, transpose: bool, weight: Tensor, x: Tensor) -> Tensor:
-        if (compiled := compiled_for(len(weight), x.shape[1], weight, x)) is not None:
-            return combine_edges(compiled, layout, weight, x, transpose=transpose, own=0.0, others=1.0)
         source, boundary = layout.transposed_bags if transpose else layout.bags
         weight = weight.index_select(0, layout.order) if transpose else weight
         if x.dtype == torch.float64 and x.device.type == "cpu" and torch.backends.mkl.is_available():

@@ -23,7 +23,7 @@ def pays_to_reorder(graph: Graph, num_columns: int) -> bool:
     """Say whether a solve with `num_columns` columns is faster in the order of `reorder_graph`.
 
     The rule is a CPU and more than 2^18 numbers a block. Measured with k = 15 and 10 columns: reordering costs as much
-    as 13 products at 70,000 nodes and 12 at a million with numba (30 without), and halves every product or better; a
+    as 13 products at 70,000 nodes and 8 at a million with numba (25 without), and halves every product or better; a
     solve takes 25 to 100. Below, blocks stay in the cache in any order. On a GPU the order would have to be found on
     the host.
     """

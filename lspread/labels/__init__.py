@@ -1,6 +1,7 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
 from lspread.labels.anchors import Anchors, join_anchors
+from lspread.labels.consistency import align_distribution, confident_loss, is_confident, mean_teacher_loss
 from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
 from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
@@ -17,14 +18,18 @@ __all__ = [
     "PropagationOperator",
     "PseudoLabels",
     "SpreadOperator",
+    "align_distribution",
     "certainty",
     "check_alpha",
     "class_prior",
+    "confident_loss",
     "contrastive_loss",
+    "is_confident",
     "join_anchors",
     "label_matrix",
     "match_prior",
     "mean_shift",
+    "mean_teacher_loss",
     "normalize_scores",
     "poisson_labels",
     "propagate_labels",

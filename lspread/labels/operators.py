@@ -117,13 +117,13 @@ class SpreadOperator(LinearOperator):
 
     def residual(self, rhs: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return b - x + alpha S x without gradient, in `out` where that saves memory."""
-        if (compiled := self._compiled_for(x)) is None:
+        if (compiled := self._compiled_for(x, rhs)) is None:
             return super().residual(rhs, x, out)
         return self._combine(compiled, x, out=out, own=-1.0, others=float(self.alpha), rhs=rhs, of_rhs=1.0)
 
     def relax(self, x: Tensor, previous: Tensor, rhs: Tensor, step: float | Tensor, factor: float | Tensor) -> Tensor:
         """Return previous + factor (x + step (b - A x) - previous) in the memory of `previous`."""
-        if (compiled := self._compiled_for(x)) is None:
+        if (compiled := self._compiled_for(x, previous, rhs)) is None:
             return super().relax(x, previous, rhs, step, factor)
         step, factor, alpha = float(step), float(factor), float(self.alpha)
         share = factor * step

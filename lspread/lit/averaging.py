@@ -1,11 +1,23 @@
 """Weight averaging that is useful from the first steps on."""
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from lspread.errors import ConfigError
 
 __all__ = ["RampedAveraging"]
+
+
+def averaged_module(trainer: Trainer) -> LightningModule | None:
+    """Return the copy of the module with averaged weights that a callback keeps, or None where none does."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        # Lightning 2.6 has no public way to the averaged model.
+        average = getattr(callback, "_average_model", None) if isinstance(callback, WeightAveraging) else None
+        if average is not None:
+            module: LightningModule = average.module
+            return module
+    return None
 
 
 class RampedAveraging(WeightAveraging):

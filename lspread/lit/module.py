@@ -1,8 +1,7 @@
 """The few-label classifier: one module, both training paths, every piece switched by its weight."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,34 +14,20 @@ from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
 from lspread.errors import ConfigError
 from lspread.labels import (
     PseudoLabels,
-    certainty,
+    confident_loss,
     contrastive_loss,
-    label_matrix,
-    normalize_scores,
+    is_confident,
+    mean_teacher_loss,
     pseudo_label_loss,
-    spread_score_loss,
 )
-from lspread.nn import LabelSpreading
+from lspread.lit.averaging import averaged_module
+from lspread.lit.batch import Batch, ImageBatch
+from lspread.lit.in_batch import in_batch_losses
+from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
+from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
 
-__all__ = ["Batch", "FewLabelClassifier", "ImageBatch"]
-
-RAMP_SHARE = 0.05
-"""Share of each stage's steps in which the learning rate climbs."""
-
-
-class ImageBatch(TypedDict):
-    """Images `(m, ch, h, w)` uint8 or float in [0, 1], and which items they are `(m,)` int64."""
-
-    image: Tensor
-    index: Tensor
-
-
-class Batch(TypedDict):
-    """One training step's images: some that carry given labels, and some of the whole pool."""
-
-    labeled: ImageBatch
-    pool: ImageBatch
+__all__ = ["FewLabelClassifier"]
 
 
 class FewLabelClassifier(LightningModule):
@@ -68,16 +53,27 @@ class FewLabelClassifier(LightningModule):
         supervised_weight: Weight of cross entropy on given labels.
         pseudo_weight: Weight of cross entropy to pseudo-labels over all images (the epoch path; needs the callback
             `RefreshPseudoLabels`).
-        ramp_epochs: Epochs over which `pseudo_weight` grows from zero after the warm-up.
+        pseudo_reduction: As in `pseudo_label_loss`: "weighted_mean", or "mean" as LP-DeepSSL has it.
+        confident_weight: Weight of cross entropy of strongly changed pool images to the classes that the classifier is
+            sure of when they are weakly changed (FixMatch); costs a second view.
+        threshold: How sure that is, a probability in [0, 1]; None takes thresholds per class that follow training
+            (FreeMatch).
+        align: Scale these predictions so that on the average all classes are predicted equally often.
+        teacher_weight: Weight of the squared difference to the probabilities of the averaged weights on a weakly
+            changed view (Mean Teacher); needs a callback that averages weights.
+        ramp_epochs: Epochs over which `pseudo_weight`, `confident_weight` and `teacher_weight` grow from zero after
+            the warm-up.
         contrastive_weight: Weight of the contrastive loss after the warm-up; costs a second view.
         spread_weight: Weight of the in-batch path: half of the batch's labels are hidden and predicted through the
             batch's own graph, with gradient to the embeddings.
         consistency_weight: Weight of cross entropy of the classifier to the in-batch graph's answer for hidden rows.
+        spread_layer: Layer of the in-batch path, such as `LabelPropagation`; None takes `LabelSpreading` with the next
+            three.
         spread_k: Neighbours of the in-batch graph.
         spread_alpha: Alpha of the in-batch graph, where learning starts if `learn_spread`.
         learn_spread: Learn alpha and bandwidth of the in-batch graph.
         lr: Largest learning rate of AdamW in the second stage; in both stages it climbs for 5 % of the steps and falls
-            as a half cosine.
+            as a half cosine. With `Trainer(max_time=...)` the second stage falls by the time that is gone.
         warmup_lr: The same for the contrastive stage; None takes `lr`.
         weight_decay: Of AdamW, on all weights with two or more dimensions.
 
@@ -98,10 +94,16 @@ class FewLabelClassifier(LightningModule):
         projection_features: int = 64,
         supervised_weight: float = 1.0,
         pseudo_weight: float = 1.0,
+        pseudo_reduction: Literal["mean", "weighted_mean"] = "weighted_mean",
+        confident_weight: float = 0.0,
+        threshold: float | None = 0.95,
+        align: bool = False,
+        teacher_weight: float = 0.0,
         ramp_epochs: int = 0,
         contrastive_weight: float = 0.0,
         spread_weight: float = 0.0,
         consistency_weight: float = 0.0,
+        spread_layer: nn.Module | None = None,
         spread_k: int = 10,
         spread_alpha: float = 0.9,
         learn_spread: bool = False,
@@ -113,6 +115,8 @@ class FewLabelClassifier(LightningModule):
         weights = {
             "supervised_weight": supervised_weight,
             "pseudo_weight": pseudo_weight,
+            "confident_weight": confident_weight,
+            "teacher_weight": teacher_weight,
             "contrastive_weight": contrastive_weight,
             "spread_weight": spread_weight,
             "consistency_weight": consistency_weight,
@@ -125,6 +129,10 @@ class FewLabelClassifier(LightningModule):
                 raise ConfigError(f"{name} must be 0 or more; got {value}.")
         if not lr > 0 or not temperature > 0:
             raise ConfigError(f"lr and temperature must be greater than 0; got lr={lr}, temperature={temperature}.")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(
+                f"threshold must be a probability in [0, 1], or None to follow training; got {threshold}."
+            )
         if num_classes < 2:
             raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
         if not isinstance(getattr(backbone, "num_features", None), int):
@@ -141,6 +149,11 @@ class FewLabelClassifier(LightningModule):
         self.supervised_weight, self.pseudo_weight, self.ramp_epochs = supervised_weight, pseudo_weight, ramp_epochs
         self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
         self.consistency_weight = consistency_weight
+        self.pseudo_reduction: Literal["mean", "weighted_mean"] = pseudo_reduction
+        self.confident_weight, self.teacher_weight, self.threshold = confident_weight, teacher_weight, threshold
+        has_own = bool(confident_weight) and threshold is None
+        self.adaptive_threshold = AdaptiveThreshold(num_classes) if has_own else None
+        self.alignment = DistributionAlignment(num_classes) if confident_weight and align else None
         self.lr, self.warmup_lr, self.weight_decay = lr, lr if warmup_lr is None else warmup_lr, weight_decay
 
         width = int(backbone.num_features)  # type: ignore[arg-type]
@@ -155,7 +168,7 @@ class FewLabelClassifier(LightningModule):
         else:
             self.projection = None
         if spread_weight or consistency_weight:
-            self.spread: LabelSpreading | None = LabelSpreading(
+            self.spread: nn.Module | None = spread_layer or LabelSpreading(
                 num_classes,
                 k=spread_k,
                 alpha=spread_alpha,
@@ -171,6 +184,7 @@ class FewLabelClassifier(LightningModule):
         # What comes from the data is no buffer: weight averaging copies the module before it sees the data, and would
         # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
         self._moments: Tensor | None = None
+        self._warmup_seconds: float | None = None
         self.pseudo: PseudoLabels | None = None
         self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
 
@@ -229,13 +243,15 @@ class FewLabelClassifier(LightningModule):
         self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the moments of the images with the weights that were trained on them."""
+        """Keep the moments of the images with the weights that were trained on them, and the time of the warm-up."""
         checkpoint["image_moments"] = self.moments
+        checkpoint["warmup_seconds"] = self._warmup_seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the moments of the images."""
+        """Take the moments of the images and the time of the warm-up."""
         if checkpoint.get("image_moments") is not None:
             self.set_moments(*checkpoint["image_moments"])
+        self._warmup_seconds = checkpoint.get("warmup_seconds")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""
@@ -252,7 +268,7 @@ class FewLabelClassifier(LightningModule):
 
     def _weight(self, name: str) -> float:
         weight: float = getattr(self, f"{name}_weight")
-        if name == "pseudo" and self.ramp_epochs:
+        if name in ("pseudo", "confident", "teacher") and self.ramp_epochs:
             weight *= min(1.0, (self.current_epoch - self.warmup_epochs + 1) / (self.ramp_epochs + 1))
         return weight
 
@@ -270,29 +286,61 @@ class FewLabelClassifier(LightningModule):
     def _labeled_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return each piece of the second stage's loss; all views share one pass through the backbone."""
         labeled, pool = batch["labeled"], batch["pool"]
-        uses_pool = bool(self.pseudo_weight or self.spread_weight or self.consistency_weight or self.contrastive_weight)
-        views = [self.weak(_to_float(labeled["image"]))]
-        if uses_pool:
-            views.append(self.strong(_to_float(pool["image"])))
+        views = {"labeled": self.weak(_to_float(labeled["image"]))}
+        if self.confident_weight or self.teacher_weight:
+            weak = self.weak(_to_float(pool["image"]))
+            if self.confident_weight:
+                views["weak"] = weak
+        if any(getattr(self, f"{name}_weight") for name in _ON_STRONG):
+            views["strong"] = self.strong(_to_float(pool["image"]))
         if self.contrastive_weight:
-            views.append(self.strong(_to_float(pool["image"])))
-        z = self.backbone(self.normalize(torch.cat(views)))
-        z_labeled, *z_pool = z.split([len(view) for view in views])
-        logits = self.head(z)
-        logits_labeled, *logits_pool = logits.split([len(view) for view in views])
+            views["second"] = self.strong(_to_float(pool["image"]))
+        z = self.backbone(self.normalize(torch.cat(list(views.values()))))
+        sizes = [len(view) for view in views.values()]
+        z_of = dict(zip(views, z.split(sizes), strict=True))
+        logits_of = dict(zip(views, self.head(z).split(sizes), strict=True))
         given = self._given(labeled["index"])
-        losses = {"supervised": cross_entropy(logits_labeled.float(), given)}
+        losses = {"supervised": cross_entropy(logits_of["labeled"].float(), given)}
         if self.pseudo_weight:
             losses["pseudo"] = pseudo_label_loss(
-                logits_pool[0], self._pseudo(), pool["index"], reduction="weighted_mean"
+                logits_of["strong"], self._pseudo(), pool["index"], reduction=self.pseudo_reduction
             )
+        if self.confident_weight:
+            losses["confident"] = self._confident(logits_of["strong"], logits_of["weak"])
+        if self.teacher_weight:
+            losses["teacher"] = mean_teacher_loss(logits_of["strong"], self._teach(weak))
         if self.contrastive_weight:
-            first, second = self._project(torch.cat(z_pool)).chunk(2)
+            first, second = self._project(torch.cat([z_of["strong"], z_of["second"]])).chunk(2)
             losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
         if self.spread is not None:
-            z_both, logits_both = torch.cat([z_labeled, z_pool[0]]), torch.cat([logits_labeled, logits_pool[0]])
+            z_both, logits_both = (torch.cat([of["labeled"], of["strong"]]) for of in (z_of, logits_of))
             losses |= self._in_batch_losses(z_both, logits_both, torch.cat([labeled["index"], pool["index"]]))
         return losses
+
+    def _confident(self, strong: Tensor, weak: Tensor) -> Tensor:
+        """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
+        probability = weak.detach().float().softmax(1)
+        if self.alignment is not None:
+            probability = self.alignment(probability)
+        threshold = self.threshold if self.adaptive_threshold is None else self.adaptive_threshold(probability)
+        assert threshold is not None
+        if self.trainer.training:
+            share = is_confident(probability, threshold).float().mean()
+            self.log("confident_share", share, **_PER_EPOCH, batch_size=len(weak))
+        return confident_loss(strong, probability, threshold=threshold)
+
+    @torch.no_grad()
+    def _teach(self, image: Tensor) -> Tensor:
+        """Return the class probabilities of the averaged weights `(m, c)`."""
+        teacher = averaged_module(self.trainer)
+        if teacher is None:
+            raise ConfigError(
+                "teacher_weight > 0 needs a teacher: add a callback that averages weights, such as "
+                "lspread.lit.RampedAveraging, or train with teacher_weight=0."
+            )
+        teacher.eval()
+        logits: Tensor = teacher.head(teacher.backbone(self.normalize(image)))  # type: ignore[operator]
+        return logits.float().softmax(1)
 
     def _in_batch_losses(self, z: Tensor, logits: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Hide half of the batch's labels, spread the others over the batch's graph, and ask for the hidden ones."""
@@ -304,16 +352,8 @@ class FewLabelClassifier(LightningModule):
             label, trust = self.pseudo.label[index], self.pseudo.weight[index]
         # Drawn per item, not per row: another copy of the same image must not give the answer away.
         is_hidden = (torch.rand(len(self.given_label), device=z.device) < 0.5)[index]
-        targets = label_matrix(label, self.num_classes) * (trust * ~is_hidden)[:, None]
-        scores = self.spread(z, targets)
-        losses = {}
-        if self.spread_weight:
-            losses["spread"] = spread_score_loss(scores, label.clamp(min=0), trust * is_hidden)
-        if self.consistency_weight:
-            probability, is_reached = normalize_scores(scores.detach())
-            weight = certainty(probability) * is_reached * is_hidden
-            losses["consistency"] = (weight * cross_entropy(logits.float(), probability, reduction="none")).mean()
-        return losses
+        losses = in_batch_losses(self.spread, z, logits, label, trust, is_hidden)
+        return {name: loss for name, loss in losses.items() if self._weight(name)}
 
     def _given(self, index: Tensor) -> Tensor:
         if self.given_label.device != index.device:
@@ -345,35 +385,28 @@ class FewLabelClassifier(LightningModule):
         return {"index": batch["index"], "probability": self(batch["image"]).float().softmax(1)}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; in each stage the learning rate climbs briefly and falls as a half cosine."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
-        num_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        num_epochs = max(1, self.trainer.max_epochs or 1)
-        num_warmup = min(num_steps, round(num_steps * self.warmup_epochs / num_epochs))
+        """AdamW; in each stage the learning rate climbs briefly and falls as a half cosine, by steps or by time."""
+        num_steps, num_warmup = count_steps(self.trainer, self.warmup_epochs)
+        return configure_adamw(
+            self.parameters(),
+            lr=self.lr,
+            warmup_lr=self.warmup_lr,
+            weight_decay=self.weight_decay,
+            num_steps=num_steps,
+            num_warmup=num_warmup,
+            time_share=lambda: share_of_time(self.trainer, self._warmup_seconds),
+        )
 
-        def factor(step: int) -> float:
-            if step < num_warmup:
-                return self.warmup_lr / self.lr * _climb_and_fall(step, num_warmup)
-            return _climb_and_fall(step - num_warmup, num_steps - num_warmup)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def on_train_epoch_start(self) -> None:
+        """Note when the warm-up ended."""
+        if self._warmup_seconds is None and self.current_epoch >= self.warmup_epochs:
+            self._warmup_seconds = seconds_gone(self.trainer)
 
 
+_ON_STRONG = ("pseudo", "confident", "teacher", "contrastive", "spread", "consistency")
+"""Pieces of the loss that look at strongly changed pool images."""
 _PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}
 
 
 def _to_float(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
-
-
-def _climb_and_fall(step: int, num_steps: int) -> float:
-    num_climb = max(1, round(RAMP_SHARE * num_steps))
-    if step < num_climb:
-        return (step + 1) / num_climb
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - num_climb) / max(1, num_steps - num_climb))))

@@ -3,17 +3,27 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from lspread.data import FewLabelData
 from lspread.errors import ConfigError
-from lspread.graph import Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph, whiten
+from lspread.graph import (
+    CosinePower,
+    Graph,
+    Kernel,
+    SelfTuning,
+    Uniform,
+    build_graph,
+    find_neighbors,
+    normalize_graph,
+    whiten,
+)
 from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, spread_labels
+from lspread.lit.averaging import averaged_module
 from lspread.lit.module import FewLabelClassifier
 from lspread.nn import embed
 from lspread.solve import ConjugateGradient, Solution, Solver
@@ -21,6 +31,7 @@ from lspread.typing import Metric, Symmetrize
 
 __all__ = ["RefreshPseudoLabels", "Spread", "averaged_backbone"]
 
+KERNELS: dict[str, Callable[[], Kernel]] = {"self_tuning": SelfTuning, "cosine": CosinePower, "uniform": Uniform}
 T = TypeVar("T")
 
 
@@ -58,7 +69,7 @@ class RefreshPseudoLabels(Callback):
         metric: "cosine" or "euclidean", between embeddings.
         whiten: Whiten embeddings before neighbours are searched, so that no direction rules the distances.
         num_components: How many leading axes whitening keeps at most; fewer make the search faster.
-        kernel: Edge kernel.
+        kernel: "self_tuning", "cosine" (cubed; wants metric "cosine"), "uniform", or a `Kernel` with its own options.
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
         prior: Class frequencies that pseudo-labels should match: "none", "uniform", "labeled", or a list of one
@@ -75,7 +86,7 @@ class RefreshPseudoLabels(Callback):
         metric: Metric = "cosine",
         whiten: bool = True,
         num_components: int = 128,
-        kernel: Kernel | None = None,
+        kernel: Literal["self_tuning", "cosine", "uniform"] | Kernel = "self_tuning",
         symmetrize: Symmetrize = "mean",
         balance: bool = True,
         prior: str | list[float] = "none",
@@ -89,7 +100,9 @@ class RefreshPseudoLabels(Callback):
         self.k, self.alpha, self.balance = k, alpha, balance
         self.whiten, self.num_components = whiten, num_components
         self.metric: Metric = metric
-        self.kernel: Kernel = SelfTuning() if kernel is None else kernel
+        if isinstance(kernel, str) and kernel not in KERNELS:
+            raise ConfigError(f"kernel must be one of {tuple(KERNELS)} or a Kernel; got {kernel!r}.")
+        self.kernel: Kernel = KERNELS[kernel]() if isinstance(kernel, str) else kernel
         self.symmetrize: Symmetrize = symmetrize
         self.prior: ClassPrior = torch.tensor(prior) if isinstance(prior, list) else prior  # type: ignore[assignment]
         self.every_n_epochs = every_n_epochs
@@ -213,13 +226,8 @@ class RefreshPseudoLabels(Callback):
 
 def averaged_backbone(trainer: Trainer, pl_module: FewLabelClassifier) -> nn.Module:
     """Return the backbone with averaged weights where a callback keeps some, else the one being trained."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        # Lightning 2.6 has no public way to the averaged model.
-        average = getattr(callback, "_average_model", None) if isinstance(callback, WeightAveraging) else None
-        if average is not None:
-            backbone: nn.Module = average.module.backbone
-            return backbone
-    return pl_module.backbone
+    backbone: nn.Module = (averaged_module(trainer) or pl_module).backbone  # type: ignore[assignment]
+    return backbone
 
 
 def _timed(seconds: dict[str, float], name: str, compute: Callable[[], T]) -> T:

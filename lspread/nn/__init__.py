@@ -2,6 +2,7 @@
 
 from lspread.nn.backbones import SmallResNet, create_backbone
 from lspread.nn.bank import EmbeddingBank
+from lspread.nn.confidence import AdaptiveThreshold, DistributionAlignment
 from lspread.nn.embedding import embed
 from lspread.nn.inductive import InductiveHead
 from lspread.nn.metric import LinearMetric
@@ -9,6 +10,8 @@ from lspread.nn.poisson import PoissonLearning
 from lspread.nn.spreading import LabelPropagation, LabelSpreading
 
 __all__ = [
+    "AdaptiveThreshold",
+    "DistributionAlignment",
     "EmbeddingBank",
     "InductiveHead",
     "LabelPropagation",

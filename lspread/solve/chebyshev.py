@@ -37,8 +37,8 @@ class Chebyshev:
         atol: Residual that is always good enough; stops a solve early only where the solver looks.
         max_steps: Products with A at most. Where the bounds are tensors on a GPU (a learned alpha), the number of steps
             is not computed, because reading them would be a sync, and all of these are taken.
-        check_every: Steps between looks at the residual (each a host sync on a GPU), which let easy problems and good
-            first guesses stop early; 0 never looks.
+        check_every: Steps between looks at the residual (each a product and, on a GPU, a host sync), which let easy
+            problems and good first guesses stop early; 0 never looks.
 
     References:
         Golub and Varga, "Chebyshev semi-iterative methods, successive overrelaxation iterative methods, and second

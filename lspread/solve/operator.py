@@ -189,7 +189,17 @@ class LinearOperator(ABC):
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the 2-norms of columns, one per graph and class `(b, c)`."""
+        if self.nodes_per_graph is not None and not _is_foldable(x):
+            return torch.linalg.vector_norm(x.unflatten(0, (self.num_graphs, -1)), dim=1)
         return self.inner(x, x).sqrt()
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return the largest magnitudes of columns, one per graph and class `(b, c)`; 0 for graphs without nodes."""
+        magnitude = x.abs()
+        if self.nodes_per_graph is not None:
+            return magnitude.unflatten(0, (self.num_graphs, -1)).amax(1)
+        owner = self.graph_of_node.unsqueeze(1).expand_as(x)
+        return x.new_zeros(self.num_graphs, x.shape[1]).scatter_reduce(0, owner, magnitude, "amax")
 
 
 def _is_foldable(*tensors: Tensor) -> bool:

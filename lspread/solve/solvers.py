@@ -107,9 +107,9 @@ def unit_scale(operator: LinearOperator, rhs: Tensor) -> Tensor:
     A solver divides by them first, so that squares of tiny gradients do not vanish in float32, whatever stands beside
     them in the batch. Powers of two change no digit.
     """
-    size = operator.inner(rhs.abs(), torch.ones_like(rhs))
-    exponent = torch.frexp(size).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT)
-    return torch.ldexp(torch.ones_like(size), exponent)
+    largest = operator.largest(rhs)
+    exponent = torch.frexp(largest).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT)
+    return torch.ldexp(torch.ones_like(largest), exponent)
 
 
 def first_guess(operator: LinearOperator, rhs: Tensor, initial: Tensor | None, scale: Tensor) -> Tensor:
@@ -150,8 +150,9 @@ def in_column_blocks(solve: Solve) -> Solve:
         if rhs.device.type != "cpu" or rhs.numel() <= LEAST_SPLIT or width <= MOST_COLUMNS:
             return solve(solver, operator, rhs, initial)
         size = -(-width // -(-width // MOST_COLUMNS))  # blocks of about the same size
-        starts = [None] * width if initial is None else initial.split(size, 1)
-        parts = [solve(solver, operator, block, start) for block, start in zip(rhs.split(size, 1), starts)]  # noqa: B905
+        blocks = rhs.split(size, 1)
+        starts = [None] * len(blocks) if initial is None else initial.split(size, 1)
+        parts = [solve(solver, operator, block, start) for block, start in zip(blocks, starts, strict=True)]
         joined = {
             name: torch.cat([getattr(part, name) for part in parts], 1)
             for name in ("value", "residual", "error_bound", "tolerance", "has_broken_down")

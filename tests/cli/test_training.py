@@ -338,6 +338,29 @@ def test_every_settings_file_builds_and_takes_a_step(name, photos, tmp_path, con
     assert results.num_labeled == {"digits": 10, "image_folder": 6}.get(name, 100)
 
 
+METHODS = sorted((Path(__file__).resolve().parents[2] / "configs" / "methods").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
+def test_every_method_builds_and_takes_a_step(path, tmp_path, config_path):
+    write_fashion(tmp_path)
+    arguments = ["fit", "--config", config_path("fashion_mnist"), "--config", str(path), "--data.root", str(tmp_path)]
+    arguments += ["--run_dir", str(tmp_path / "run"), "--trainer.accelerator=cpu", "--trainer.limit_train_batches=1"]
+    arguments += ["--model.warmup_epochs=0", "--trainer.max_epochs=1", "--data.batch_size=32"]
+    assert main(arguments) == 0
+    metrics = read_table(tmp_path / "run" / "metrics.csv")
+    losses = {name for row in metrics for name, value in row.items() if name.endswith("_loss") and value}
+    expected = {
+        "supervised": set(),
+        "pseudo_label": {"confident_loss"},
+        "mean_teacher": {"teacher_loss"},
+        "fixmatch": {"confident_loss"},
+        "lp_deepssl": {"pseudo_loss"},
+        "gll": {"spread_loss"},
+    }
+    assert losses == {"train_loss", "supervised_loss"} | expected[path.stem]
+
+
 def test_demo_is_the_digits_file(tmp_path, capsys):
     run_dir = tmp_path / "run"
     quick = ["--trainer.max_epochs=2", "--model.warmup_epochs=1", "--trainer.limit_train_batches=1"]

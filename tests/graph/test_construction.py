@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lspread.errors import GraphError
-from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, find_neighbors
+from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, construction, find_neighbors
 from tests import reference
 from tests.reference import seeded
 
@@ -36,6 +36,19 @@ def test_dense_formula(how, coalesce, needs_grad):
         assert (row != column).all()
     else:
         assert graph.num_edges == 40 * 5 * (1 if how == "mutual" else 2)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("shape", [(40, 3), (5, 9, 3), (3, 4, 2)])
+def test_edges_from_a_table_are_those_from_sorting(how, shape, monkeypatch):
+    z = torch.randn(shape, generator=seeded(5), dtype=torch.float64)
+    z.view(-1, shape[-1])[1] = z.view(-1, shape[-1])[0]  # twins stay neighbors
+    neighbors = find_neighbors(z, 3)
+    few = build_graph(z, neighbors, symmetrize=how)
+    monkeypatch.setattr(construction, "MOST_CELLS", 0)
+    many = build_graph(z, neighbors, symmetrize=how)
+    assert torch.equal(few.edge_index, many.edge_index)
+    assert torch.equal(few.edge_weight, many.edge_weight)
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -13,14 +13,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lspread.errors import ConfigError
+from lspread.graph import SelfTuning
 from lspread.labels import contrastive_loss, label_matrix, normalize_scores
-from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
+from lspread.lit import FewLabelClassifier, RampedAveraging, RefreshPseudoLabels
+from lspread.lit.averaging import averaged_module
 from lspread.lit.random_state import RandomState
+from lspread.nn import LabelPropagation
 from lspread.typing import UNLABELED
 
 from .conftest import NUM_CLASSES, make_data, make_model
 
 SAME = nn.Identity()
+
+
+class Darker(nn.Module):
+    """A strong view that can be computed by hand."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return 0.5 * image
 
 
 def first_batch(model: FewLabelClassifier, make_trainer: Callable[..., Trainer], **options: Any) -> dict[str, Any]:
@@ -62,6 +72,78 @@ def test_supervised_and_pseudo_losses_are_their_formulas(make_trainer: Callable[
     loss = -logits[size:].log_softmax(1).gather(1, pseudo.label[rows, None]).squeeze(1)
     torch.testing.assert_close(losses["pseudo"], (weight * loss).sum() / weight.sum())
     assert set(losses) == {"supervised", "pseudo"}
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("threshold", [0.4, None])
+def test_confident_loss_is_its_formula(
+    threshold: float | None, align: bool, make_trainer: Callable[..., Trainer]
+) -> None:
+    options = {"pseudo_weight": 0.0, "confident_weight": 1.0, "threshold": threshold, "align": align}
+    model = make_model(weak=SAME, strong=Darker(), **options)
+    batch = first_batch(model, make_trainer)
+    model.train()
+    given, pool = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 255
+    # Labeled, weak and strong views go through the network together, as batch normalization sees them.
+    logits = model.head(model.backbone(model.normalize(torch.cat([given, pool, 0.5 * pool]))))
+    _, weak, strong = logits.split([len(given), len(pool), len(pool)])
+    q = weak.detach().softmax(1)
+    if align:
+        mean = 0.99 / NUM_CLASSES + 0.01 * q.mean(0)
+        q = (q / mean) / (q / mean).sum(1, keepdim=True)
+    largest, label = q.max(1)
+    needed = torch.full((len(q),), 0.4)
+    if threshold is None:
+        level, frequency = 0.999 / NUM_CLASSES + 0.001 * largest.mean(), 0.999 / NUM_CLASSES + 0.001 * q.mean(0)
+        needed = (frequency / frequency.max() * level)[label]
+    expected = ((largest >= needed) * -strong.log_softmax(1).gather(1, label[:, None]).squeeze(1)).mean()
+    losses = model._labeled_losses(batch)
+    torch.testing.assert_close(losses["confident"], expected)
+    assert set(losses) == {"supervised", "confident"}
+    losses["confident"].backward()
+    assert model.head.weight.grad is not None
+
+
+def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=Darker(), pseudo_weight=0.0, teacher_weight=3.0, lr=1e-2)
+    batch = first_batch(model, make_trainer)
+    with pytest.raises(ConfigError, match="teacher_weight > 0 needs a teacher: add a callback that averages weights"):
+        model._labeled_losses(batch)
+
+    class Watch(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            assert isinstance(pl_module, FewLabelClassifier)
+            average = averaged_module(trainer)
+            assert average is not None
+            image = batch["pool"]["image"].float() / 255
+            average.eval()
+            taught = average.head(average.backbone(pl_module.normalize(image))).softmax(1)  # type: ignore[operator]
+            given = batch["labeled"]["image"].float() / 255
+            state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            logits = pl_module.head(pl_module.backbone(pl_module.normalize(torch.cat([given, 0.5 * image]))))
+            pl_module.load_state_dict(state)  # running statistics as they were
+            self.expected = (logits[len(given) :].softmax(1) - taught).square().mean().detach()
+
+    watch = Watch()
+    trainer = make_trainer(RampedAveraging(0.9), watch, max_epochs=1, limit_train_batches=1)
+    trainer.fit(model, datamodule=make_data())
+    torch.testing.assert_close(trainer.callback_metrics["teacher_loss"], watch.expected)
+
+
+def test_pool_baselines_train(make_trainer: Callable[..., Trainer]) -> None:
+    layer = LabelPropagation(NUM_CLASSES, k=5, kernel=SelfTuning(4.0), symmetrize="max", ridge=1e-3)
+    for options in (
+        {"confident_weight": 1.0, "threshold": None, "align": True, "ramp_epochs": 1},
+        {"teacher_weight": 10.0},
+        {"spread_weight": 1.0, "spread_layer": layer},
+    ):
+        model = make_model(pseudo_weight=0.0, **options)
+        before = model.head.weight.detach().clone()
+        make_trainer(RampedAveraging(), max_epochs=2).fit(model, datamodule=make_data())
+        assert torch.isfinite(model.head.weight).all()
+        assert not torch.equal(model.head.weight, before)
 
 
 def test_contrastive_loss_sees_two_views_of_each_image(make_trainer: Callable[..., Trainer]) -> None:

@@ -1,0 +1,92 @@
+"""Losses that ask for the same answer to two views of one image, and what they are told to be sure of."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from lspread.errors import GraphError
+
+__all__ = ["align_distribution", "confident_loss", "is_confident", "mean_teacher_loss"]
+
+
+def is_confident(probability: Tensor, threshold: float | Tensor) -> Tensor:
+    """Return where the most likely class reaches its threshold `(m,)` bool.
+
+    Args:
+        probability: `(m, c)`, rows sum to one.
+        threshold: A number, or one number per class `(c,)`.
+    """
+    largest, label = probability.max(1)
+    return largest >= (threshold[label] if isinstance(threshold, Tensor) and threshold.ndim else threshold)
+
+
+def confident_loss(logits: Tensor, probability: Tensor, *, threshold: float | Tensor = 0.95) -> Tensor:
+    """Return cross entropy to the classes that another view is sure of, averaged over all rows.
+
+    Args:
+        logits: Of the strongly changed views `(m, c)`, any floating dtype.
+        probability: What the weakly changed views are taken for `(m, c)`; no gradient flows to it.
+        threshold: How sure is sure enough: a number, or one number per class `(c,)`. With 0 every row counts, which is
+            plain pseudo-labeling.
+
+    Returns:
+        Scalar float32 (float64 for float64 logits): 1/m sum over rows with max q >= threshold of CE(argmax q, logits).
+        Rows that are not sure add nothing but are counted in m.
+
+    Raises:
+        GraphError: Shapes do not fit.
+
+    References:
+        Sohn et al., "FixMatch", NeurIPS 2020, equation 4; Lee, "Pseudo-Label", ICML workshop 2013, equation 15. A
+        threshold per class: Wang et al., "FreeMatch", ICLR 2023, equation 8.
+    """
+    _check("confident_loss", logits, probability)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    probability = probability.detach()
+    loss = cross_entropy(logits, probability.argmax(1), reduction="none")
+    return torch.where(is_confident(probability, threshold), loss, 0).mean()
+
+
+def mean_teacher_loss(logits: Tensor, probability: Tensor) -> Tensor:
+    """Return the mean squared difference between the student's probabilities and the teacher's.
+
+    Args:
+        logits: Of the student `(m, c)`.
+        probability: Of the teacher on another view `(m, c)`; no gradient flows to it.
+
+    Returns:
+        Scalar: mean over rows and classes, gradient to `logits`.
+
+    References:
+        Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, equation 1.
+    """
+    _check("mean_teacher_loss", logits, probability)
+    student = (logits if logits.dtype == torch.float64 else logits.float()).softmax(1)
+    return mse_loss(student, probability.detach().to(student.dtype))
+
+
+def align_distribution(probability: Tensor, mean: Tensor, prior: Tensor | None = None) -> Tensor:
+    """Return the rows scaled by wanted over usual class frequencies, and to sum one again.
+
+    Args:
+        probability: `(m, c)`, rows sum to one.
+        mean: How often the classes are usually predicted `(c,)`, e.g. a running mean of `probability`.
+        prior: How often they should be `(c,)`; all alike if left out.
+
+    Returns:
+        `(m, c)`; differentiable.
+
+    References:
+        Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1; used with FixMatch in its section 2.4.
+    """
+    wanted = 1 / mean.shape[0] if prior is None else prior
+    aligned = probability * (wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny))
+    return aligned / aligned.sum(1, keepdim=True)
+
+
+def _check(name: str, logits: Tensor, probability: Tensor) -> None:
+    if logits.ndim != 2 or logits.shape != probability.shape:
+        raise GraphError(
+            f"{name} needs logits and probability of one shape (m, c); got {tuple(logits.shape)} and "
+            f"{tuple(probability.shape)}."
+        )

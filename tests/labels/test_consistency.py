@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from lspread.errors import GraphError
+from lspread.labels import align_distribution, confident_loss, is_confident, mean_teacher_loss
+from tests.reference import seeded
+
+Q = torch.tensor([[0.96, 0.03, 0.01], [0.5, 0.3, 0.2], [0.02, 0.03, 0.95], [0.1, 0.8, 0.1]], dtype=torch.float64)
+
+
+def cross_entropy(row, label):
+    return math.log(sum(math.exp(x) for x in row)) - row[label]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("threshold", "rows"),
+    [
+        (0.95, {0: 0, 2: 2}),
+        (0.0, {0: 0, 1: 0, 2: 2, 3: 1}),  # Lee 2013: every row has a pseudo-label
+        (0.99, {}),
+        (torch.tensor([0.97, 0.7, 0.95], dtype=torch.float64), {2: 2, 3: 1}),  # FreeMatch: one per class
+    ],
+)
+def test_confident_loss_is_fixmatch_equation_4(threshold, rows, dtype):
+    logits = torch.randn(4, 3, generator=seeded(0), dtype=torch.float64).to(dtype)
+    expected = sum(cross_entropy(logits[row].tolist(), label) for row, label in rows.items()) / 4
+    assert confident_loss(logits, Q, threshold=threshold).item() == pytest.approx(expected, rel=1e-5)
+    assert is_confident(Q, threshold).nonzero().flatten().tolist() == list(rows)
+
+
+def test_confident_loss_gradient_reaches_the_student_only():
+    logits = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64).requires_grad_()
+    teacher = Q.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: confident_loss(x, teacher), logits)
+    confident_loss(logits, teacher).backward()
+    assert teacher.grad is None
+    assert (logits.grad.abs().sum(1) > 0).tolist() == [True, False, True, False]
+
+
+def test_mean_teacher_loss():
+    logits = torch.randn(4, 3, generator=seeded(2), dtype=torch.float64).requires_grad_()
+    teacher = Q.clone().requires_grad_()
+    expected = 0.0
+    for row, target in zip(logits.tolist(), Q.tolist(), strict=True):
+        total = sum(math.exp(x) for x in row)
+        expected += sum((math.exp(x) / total - q) ** 2 for x, q in zip(row, target, strict=True)) / 12
+    loss = mean_teacher_loss(logits, teacher)
+    assert loss.item() == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda x: mean_teacher_loss(x, teacher), logits)
+    loss.backward()
+    assert teacher.grad is None
+
+
+def test_align_distribution():
+    mean, prior = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64), torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    for wanted, given in ((torch.full((3,), 1 / 3, dtype=torch.float64), None), (prior, prior)):
+        aligned = align_distribution(Q, mean, given)
+        scaled = [
+            [q * w / m for q, w, m in zip(row, wanted.tolist(), mean.tolist(), strict=True)] for row in Q.tolist()
+        ]
+        expected = torch.tensor([[x / sum(row) for x in row] for row in scaled], dtype=torch.float64)
+        torch.testing.assert_close(aligned, expected)
+    torch.testing.assert_close(align_distribution(Q, prior, prior), Q)
+    never = align_distribution(Q, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
+    assert torch.isfinite(never).all()
+
+
+@pytest.mark.parametrize("loss", [confident_loss, mean_teacher_loss])
+def test_shapes_must_fit(loss):
+    with pytest.raises(GraphError, match=r"of one shape \(m, c\); got \(4, 2\) and \(4, 3\)"):
+        loss(torch.zeros(4, 2), Q)
