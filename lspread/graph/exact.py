@@ -18,7 +18,7 @@ TILE_ELEMENTS = 1 << 24
 CPU_TILE_ELEMENTS = 1 << 21
 """The same on a CPU, where fresh memory costs more than the arithmetic on it; but a product needs some rows."""
 LEAST_ROWS = 256
-CACHED_ELEMENTS = 1 << 17
+CACHED_ELEMENTS = 1 << 19
 """Differences measured at once on a CPU: what stays in a core's cache."""
 GROUP, LARGE_GROUP, MANY_COLUMNS = 8, 16, 2048
 """Columns whose minimum is looked at first, larger groups from so many columns on: a full top-k costs more than the
