@@ -119,7 +119,7 @@ def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable
             assert average is not None
             image = batch["pool"]["image"].float() / 255
             average.eval()
-            taught = average.head(average.backbone(pl_module.normalize(image))).softmax(1)  # type: ignore[operator]
+            taught = average.head(average.backbone(pl_module.normalize(image))).softmax(1)
             given = batch["labeled"]["image"].float() / 255
             state = {name: value.clone() for name, value in pl_module.state_dict().items()}
             logits = pl_module.head(pl_module.backbone(pl_module.normalize(torch.cat([given, 0.5 * image]))))
