@@ -387,9 +387,10 @@ def notes(facts: dict[str, Any]) -> list[str]:
         f"{facts['processor']}, {facts['threads']} threads for every contestant, not bound to cores; Python "
         f"{facts['python']}, {versions}.",
         "Every contestant runs in a process of its own and they take turns. A first call of under 5 s warms up and is "
-        "not counted; then at least three turns are, one where a call takes over a minute. Start-up, reading data and "
-        f"judging are not timed. Processes with faiss start with {core}; in all others that variable is unset. "
-        f"{memory}",
+        "not counted; then at least three turns are, one where a call takes over a minute. In a turn, calls of under a "
+        "tenth of a second are repeated for half a second, as a training loop does, and their median counts. "
+        f"Start-up, reading data and judging are not timed. Processes with faiss start with {core}; in all others that "
+        f"variable is unset. {memory}",
         f"Data: {data}; features are their first principal components, or pixels. Larger sets hold the same images "
         "shifted by at most one pixel and mirrored. Labels are drawn by seed, a new draw each turn, the same for all; "
         'accuracy is the mean over the turns. "x ours" is median over median. "of limit" compares with this machine\'s '

@@ -27,6 +27,7 @@ def build_graph(
     kernel: Kernel = DEFAULT_KERNEL,
     symmetrize: Symmetrize = "mean",
     coalesce: bool = True,
+    remeasure: bool = True,
 ) -> Graph:
     """Weigh the edges to neighbours and make the graph symmetric.
 
@@ -38,6 +39,8 @@ def build_graph(
             with the smaller weight.
         coalesce: True lists every edge once; how many there are is then read from the device. False has fixed size
             (2 n k slots, n k for "mutual"): slots without an edge are loops of weight zero, and nothing is read.
+        remeasure: False takes the distances of the search as they are also where `z` needs a gradient: right as long as
+            z has not changed since (it must not even be perturbed, as finite differences do), and quicker.
 
     Returns:
         Symmetric `Graph`, not normalized, no self-loops of positive weight, sorted by row. Differentiable in `z` and
@@ -56,7 +59,7 @@ def build_graph(
             f"build_graph needs the embeddings that neighbors were found in; got {len(z)} rows of z and neighbors of "
             f"{neighbors.num_nodes} nodes."
         )
-    weight = kernel(_squared_distance(z, neighbors), neighbors) * neighbors.is_neighbor
+    weight = kernel(_squared_distance(z, neighbors, remeasure=remeasure), neighbors) * neighbors.is_neighbor
     is_mutual = symmetrize == "mutual"
     if coalesce and 0 < len(z) ** 2 <= MOST_CELLS * num_graphs:
         edge_index, there, back = _list_few_edges(neighbors, num_graphs, is_mutual=is_mutual)
@@ -149,17 +152,20 @@ def _list_edges(neighbors: Neighbors, *, is_mutual: bool, coalesce: bool) -> tup
     return edge_index, there, back
 
 
-def _squared_distance(z: Tensor, neighbors: Neighbors) -> Tensor:
+def _squared_distance(z: Tensor, neighbors: Neighbors, *, remeasure: bool) -> Tensor:
     """Return what the kernel sees `(n, k)`: with gradient from z if it needs one, else from the search."""
     is_neighbor = neighbors.is_neighbor
-    if not (torch.is_grad_enabled() and z.requires_grad):
+    needs_grad = torch.is_grad_enabled() and z.requires_grad
+    known = None
+    if not (needs_grad and remeasure):
         distance = neighbors.distance.to(z.dtype)
-        squared = 2 * distance if neighbors.metric == "cosine" else distance.square()
-        return torch.where(is_neighbor, squared, 0)
+        known = torch.where(is_neighbor, 2 * distance if neighbors.metric == "cosine" else distance.square(), 0)
+        if not needs_grad:
+            return known
     index = torch.where(is_neighbor, neighbors.index, torch.arange(len(z), device=z.device)[:, None])
     if neighbors.metric != "cosine":
-        return squared_distance(z, index)
+        return squared_distance(z, index, known)
     z, is_zero = scale_to_unit(z)
-    squared = squared_distance(z, index)
+    squared = squared_distance(z, index, known)
     # A vector without direction is at right angles to all others, as in the search.
     return torch.where((is_zero[:, None] | is_zero[index]) & is_neighbor, 2, squared)

@@ -26,17 +26,18 @@ NUM_HELD_IN_CACHE = 1 << 18
 """The same on a CPU where they are read once and at once: one core's cache holds them."""
 
 
-def squared_distance(z: Tensor, index: Tensor) -> Tensor:
+def squared_distance(z: Tensor, index: Tensor, known: Tensor | None = None) -> Tensor:
     """Return |z_i - z_j|^2 for every node i and each of its neighbours j.
 
     Args:
         z: `(n, d)` float32 or float64.
         index: Node numbers j `(n, k)` int64.
+        known: The answer `(n, k)` without gradient, where it has just been measured.
 
     Returns:
         `(n, k)`; differentiable in `z` any number of times. O(n k d) time, O(n (k + d)) memory.
     """
-    return _SquaredDistance.apply(index, z)
+    return _SquaredDistance.apply(index, z, known)
 
 
 def _difference(z: Tensor, index: Tensor, rows: slice = ALL, columns: slice = ALL) -> Tensor:
@@ -60,7 +61,9 @@ class _SquaredDistance(Function):
     """`difference_dot(z, z)`, whose gradient is twice that to one of the two."""
 
     @staticmethod
-    def forward(index: Tensor, z: Tensor) -> Tensor:
+    def forward(index: Tensor, z: Tensor, known: Tensor | None) -> Tensor:
+        if known is not None:
+            return known.clone()
         # The norm reads every difference once; squaring it costs one rounding.
         return torch.cat(
             [torch.linalg.vector_norm(_difference(z, index, rows), dim=-1).square_() for rows in _row_chunks(index, z)]
@@ -68,16 +71,16 @@ class _SquaredDistance(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         index, z = ctx.saved_tensors
-        return None, 2 * _DifferenceSum.apply(index, grad, z)
+        return None, 2 * _DifferenceSum.apply(index, grad, z), None
 
     @staticmethod
-    def jvp(ctx: Any, _: None, z_tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, _: None, z_tangent: Tensor, __: None) -> Tensor:
         index, z = ctx.saved_tensors
         return 2 * _DifferenceDot.apply(index, z, z_tangent)
 

@@ -196,10 +196,7 @@ class _EdgeMatmul(Function):
         source, boundary = layout.transposed_bags if transpose else layout.bags
         weight = weight.index_select(0, layout.order) if transpose else weight
         if x.dtype == torch.float64 and x.device.type == "cpu" and torch.backends.mkl.is_available():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # "beta state", once per process
-                size = (layout.num_nodes, layout.num_nodes)
-                return torch.sparse_csr_tensor(boundary, source, weight, size) @ x
+            return _csr(boundary, source, weight) @ x
         # A bag is a row: its columns' rows of x, weighted and added.
         return embedding_bag(
             source, x.contiguous(), boundary, mode="sum", per_sample_weights=weight, include_last_offset=True
@@ -243,7 +240,13 @@ class _EdgeMatmul(Function):
 class _EdgeDot(Function):
     @staticmethod
     def forward(layout: EdgeLayout, a: Tensor, b: Tensor) -> Tensor:
-        num_held = CHUNK_ELEMENTS_IN_CACHE if a.device.type == "cpu" else CHUNK_ELEMENTS
+        is_host = a.device.type == "cpu"
+        if is_host and a.dtype == torch.float32:
+            # 2 to 4 times as fast as what follows; float64 has no kernel of its own.
+            column, boundary = layout.bags
+            entries = _csr(boundary, column, torch.zeros(len(column)))
+            return torch.sparse.sampled_addmm(entries, a.contiguous(), b.contiguous().mT).values()
+        num_held = CHUNK_ELEMENTS_IN_CACHE if is_host else CHUNK_ELEMENTS
         step = max(1, num_held // max(1, a.shape[1]))
         parts = [
             a.index_select(0, row).mul_(b.index_select(0, column)).sum(1)
@@ -275,6 +278,13 @@ class _EdgeDot(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         return map_over_batch(_EdgeDot.apply, info, in_dims, *inputs)
+
+
+def _csr(boundary: Tensor, column: Tensor, weight: Tensor) -> Tensor:
+    num_nodes = len(boundary) - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "beta state", once per process
+        return torch.sparse_csr_tensor(boundary, column, weight, (num_nodes, num_nodes))
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -100,7 +100,9 @@ class GraphLayer(nn.Module):
         neighbors = find_neighbors(x, self.k, metric=self.metric, batch=batch)
         # Counting distinct edges would stop a GPU, and a compiled graph; on the CPU it saves a third of the products.
         is_host = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        return build_graph(x, neighbors, kernel=self._kernel(), symmetrize=self.symmetrize, coalesce=is_host)
+        return build_graph(
+            x, neighbors, kernel=self._kernel(), symmetrize=self.symmetrize, coalesce=is_host, remeasure=False
+        )
 
     def _kernel(self) -> Kernel:
         if not isinstance(self.kernel, str):

@@ -175,7 +175,8 @@ def certify(
 ) -> Solution:
     """Return `value` with its residual and its error bound, all multiplied by `scale` `(b, c)`.
 
-    The residual's norm `(b, c)` is measured here, unless the solver has just measured b - A x of this very value.
+    The residual's norm `(b, c)` is measured here, unless the solver has just measured b - A x of this very value, which
+    is multiplied where it lies.
     """
     if residual is None:
         residual = operator.norm(operator.residual(rhs, value))
@@ -185,7 +186,7 @@ def certify(
     )
     if has_broken_down is None:
         has_broken_down = torch.zeros_like(residual, dtype=torch.bool)
-    value = value * operator.broadcast(scale)
+    value.mul_(operator.broadcast(scale))
     return Solution(value, residual * scale, bound * scale, goal * scale, num_steps, has_broken_down)
 
 

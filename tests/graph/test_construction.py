@@ -94,6 +94,21 @@ def test_gradient_does_not_depend_on_coalescing(how):
         torch.testing.assert_close(z.grad, grads[0])
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_distances_of_the_search_have_the_same_gradients(metric):
+    z = torch.randn(30, 3, generator=seeded(5), dtype=torch.float64, requires_grad=True)
+    z.data[4] = 0
+    neighbors = find_neighbors(z, 4, metric=metric)
+    probe = torch.randn(30, 30, generator=seeded(4), dtype=torch.float64)
+    orders = []
+    for remeasure in (True, False):
+        graph = build_graph(z, neighbors, remeasure=remeasure)
+        (first,) = torch.autograd.grad((graph.to_dense() * probe).sum(), z, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), z)
+        orders.append((graph.edge_weight, first, second))
+    torch.testing.assert_close(*orders)
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("kernel", [SelfTuning(), Gaussian(1.0), Uniform()])
 def test_gradcheck(how, kernel):

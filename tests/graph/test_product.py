@@ -40,6 +40,13 @@ def test_dot(monkeypatch, chunk):
     torch.testing.assert_close(edge_dot(layout, a, b), (a @ b.T)[layout.row, layout.column])
 
 
+@pytest.mark.parametrize("num_entries", [0, 300])
+def test_dot_in_single_precision(num_entries):
+    layout, _ = make(n=40, e=num_entries)
+    a, b = torch.randn(2, 17, 40, generator=seeded(2)).mT.unbind()
+    torch.testing.assert_close(edge_dot(layout, a, b), (a @ b.T)[layout.row, layout.column])
+
+
 @given(n=st.integers(2, 12), e=st.integers(0, 40), c=st.integers(1, 4), seed=st.integers(0, 10_000))
 def test_any_pattern(n, e, c, seed):
     layout, weight = make(n, e, seed)
