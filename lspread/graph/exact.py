@@ -62,6 +62,9 @@ def scale_to_unit(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of z scaled to length one, and which rows `(..., n)` have length zero and stay as they are."""
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     is_zero = length == 0
+    if z.requires_grad:
+        # At zero, a norm has no second derivative.
+        length = torch.linalg.vector_norm(torch.where(is_zero, 1, z), dim=-1, keepdim=True)
     return z / torch.where(is_zero, torch.ones_like(length), length), is_zero.squeeze(-1)
 
 
