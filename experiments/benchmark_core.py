@@ -386,7 +386,7 @@ def notes(facts: dict[str, Any]) -> list[str]:
         f"{quick}Written by `experiments/benchmark_core.py`; all numbers are from {sittings} on one machine.",
         f"{facts['processor']}, {facts['threads']} threads for every contestant, not bound to cores; Python "
         f"{facts['python']}, {versions}.",
-        "Every contestant runs in a process of its own and they take turns. A first call of under 5 s warms up and is "
+        "Every contestant runs in a process of its own and they take turns. A first call of under 20 s warms up and is "
         "not counted; then at least three turns are, one where a call takes over a minute. In a turn, calls of under a "
         "tenth of a second are repeated for half a second, as a training loop does, and their median counts. "
         f"Start-up, reading data and judging are not timed. Processes with faiss start with {core}; in all others that "

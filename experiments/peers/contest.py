@@ -15,8 +15,8 @@ import numpy as np
 from .worker import ContestantError, Worker
 
 Judge = Callable[[dict[str, np.ndarray], int], dict[str, float]]
-WARM_UP_BELOW = 5.0
-"""Seconds: a first call shorter than this warms up and is not counted."""
+WARM_UP_BELOW = 20.0
+"""Seconds: a first call shorter than this warms up and is not counted: some compile for several seconds."""
 ONCE_ABOVE = 60.0
 PAUSE = 0.05
 """Seconds between turns: threads of the last contestant stop spinning."""

@@ -14,6 +14,7 @@ from lspread.data.evaluation import Evaluator
 from lspread.data.fashion_mnist import FashionMNIST
 from lspread.data.image_folder import ImageFolder
 from lspread.data.images import FolderImages, TensorImages, decode_image
+from lspread.data.mixing import mix_images
 from lspread.data.module import FewLabelData, Items
 from lspread.data.split import FewLabelSplit
 from lspread.data.tensor_data import TensorData
@@ -38,5 +39,6 @@ __all__ = [
     "check_embeddings",
     "decode_image",
     "load_embeddings",
+    "mix_images",
     "save_embeddings",
 ]

@@ -1,7 +1,13 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
 from lspread.labels.anchors import Anchors, join_anchors
-from lspread.labels.consistency import align_distribution, confident_loss, is_confident, mean_teacher_loss
+from lspread.labels.consistency import (
+    align_distribution,
+    confident_loss,
+    is_confident,
+    mean_entropy_loss,
+    mean_teacher_loss,
+)
 from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
 from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
@@ -28,6 +34,7 @@ __all__ = [
     "join_anchors",
     "label_matrix",
     "match_prior",
+    "mean_entropy_loss",
     "mean_shift",
     "mean_teacher_loss",
     "normalize_scores",

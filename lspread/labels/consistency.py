@@ -1,12 +1,14 @@
 """Losses that ask for the same answer to two views of one image, and what they are told to be sure of."""
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy, log_softmax, mse_loss
 
 from lspread.errors import GraphError
 
-__all__ = ["align_distribution", "confident_loss", "is_confident", "mean_teacher_loss"]
+__all__ = ["align_distribution", "confident_loss", "is_confident", "mean_entropy_loss", "mean_teacher_loss"]
 
 
 def is_confident(probability: Tensor, threshold: float | Tensor) -> Tensor:
@@ -63,6 +65,27 @@ def mean_teacher_loss(logits: Tensor, probability: Tensor) -> Tensor:
     _check("mean_teacher_loss", logits, probability)
     student = (logits if logits.dtype == torch.float64 else logits.float()).softmax(1)
     return mse_loss(student, probability.detach().to(student.dtype))
+
+
+def mean_entropy_loss(logits: Tensor) -> Tensor:
+    """Return log c minus the entropy of the mean prediction: 0 when all classes are predicted equally often.
+
+    It keeps a classifier that learns from its own answers from giving one answer to everything. Where classes are not
+    equally frequent it pulls the wrong way; give it a small weight there, or none.
+
+    Args:
+        logits: `(m, c)`, any floating dtype.
+
+    Returns:
+        Scalar in [0, log c], float32 (float64 for float64 logits); gradient to `logits`.
+
+    References:
+        Assran et al., "Semi-Supervised Learning of Visual Features by Non-Parametrically Predicting View Assignments
+        with Support Samples", ICCV 2021, section 3.2 (mean entropy maximization).
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_mean = log_softmax(logits, 1).logsumexp(0) - math.log(len(logits))
+    return math.log(logits.shape[1]) + (log_mean.exp() * log_mean).sum()
 
 
 def align_distribution(probability: Tensor, mean: Tensor, prior: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Weight averaging that is useful from the first steps on."""
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -18,6 +19,24 @@ def averaged_module(trainer: Trainer) -> LightningModule | None:
             module: LightningModule = average.module
             return module
     return None
+
+
+@torch.no_grad()
+def teach(trainer: Trainer, image: Tensor) -> Tensor:
+    """Return the logits `(m, c)` that the averaged weights give normalized images, in eval mode.
+
+    Raises:
+        ConfigError: No callback averages weights.
+    """
+    teacher = averaged_module(trainer)
+    if teacher is None:
+        raise ConfigError(
+            "teacher_weight > 0 needs a teacher: add a callback that averages weights, such as "
+            "lspread.lit.RampedAveraging, or train with teacher_weight=0."
+        )
+    teacher.eval()
+    logits: Tensor = teacher.head(teacher.backbone(image))  # type: ignore[operator]
+    return logits
 
 
 class RampedAveraging(WeightAveraging):
@@ -41,6 +60,7 @@ class RampedAveraging(WeightAveraging):
         def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
             step = int(num_averaged)
             share = min(decay, (1 + step) / (10 + step))
-            return share * averaged + (1 - share) * current  # also for buffers that count in integers
+            # What does not change stays to the last bit; also for buffers that count in integers.
+            return averaged + (1 - share) * (current - averaged)
 
         super().__init__(avg_fn=average)

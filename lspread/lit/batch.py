@@ -2,9 +2,10 @@
 
 from typing import TypedDict
 
+import torch
 from torch import Tensor
 
-__all__ = ["Batch", "ImageBatch"]
+__all__ = ["Batch", "ImageBatch", "to_float"]
 
 
 class ImageBatch(TypedDict):
@@ -19,3 +20,8 @@ class Batch(TypedDict):
 
     labeled: ImageBatch
     pool: ImageBatch
+
+
+def to_float(image: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()

@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
+from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation, mix_images
 from lspread.errors import ConfigError
 from lspread.labels import (
     PseudoLabels,
     confident_loss,
     contrastive_loss,
     is_confident,
+    mean_entropy_loss,
     mean_teacher_loss,
     pseudo_label_loss,
 )
-from lspread.lit.averaging import averaged_module
-from lspread.lit.batch import Batch, ImageBatch
+from lspread.lit.averaging import teach
+from lspread.lit.batch import Batch, ImageBatch, to_float
 from lspread.lit.in_batch import in_batch_losses
+from lspread.lit.moments import ImageMoments
+from lspread.lit.options import check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
 from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
@@ -54,6 +57,8 @@ class FewLabelClassifier(LightningModule):
         pseudo_weight: Weight of cross entropy to pseudo-labels over all images (the epoch path; needs the callback
             `RefreshPseudoLabels`).
         pseudo_reduction: As in `pseudo_label_loss`: "weighted_mean", or "mean" as LP-DeepSSL has it.
+        mixup: Concentration of the mixing of pool images in pairs before they are compared with their pseudo-labels, as
+            in `mix_images`; 0 mixes nothing. Costs a view where other pieces look at the strong one.
         confident_weight: Weight of cross entropy of strongly changed pool images to the classes that the classifier is
             sure of when they are weakly changed (FixMatch); costs a second view.
         threshold: How sure that is, a probability in [0, 1]; None takes thresholds per class that follow training
@@ -61,6 +66,7 @@ class FewLabelClassifier(LightningModule):
         align: Scale these predictions so that on the average all classes are predicted equally often.
         teacher_weight: Weight of the squared difference to the probabilities of the averaged weights on a weakly
             changed view (Mean Teacher); needs a callback that averages weights.
+        entropy_weight: Weight of `mean_entropy_loss` of all views of pool images, against a single answer to all.
         ramp_epochs: Epochs over which `pseudo_weight`, `confident_weight` and `teacher_weight` grow from zero after
             the warm-up.
         contrastive_weight: Weight of the contrastive loss after the warm-up; costs a second view.
@@ -95,10 +101,12 @@ class FewLabelClassifier(LightningModule):
         supervised_weight: float = 1.0,
         pseudo_weight: float = 1.0,
         pseudo_reduction: Literal["mean", "weighted_mean"] = "weighted_mean",
+        mixup: float = 0.0,
         confident_weight: float = 0.0,
         threshold: float | None = 0.95,
         align: bool = False,
         teacher_weight: float = 0.0,
+        entropy_weight: float = 0.0,
         ramp_epochs: int = 0,
         contrastive_weight: float = 0.0,
         spread_weight: float = 0.0,
@@ -112,34 +120,27 @@ class FewLabelClassifier(LightningModule):
         weight_decay: float = 1e-3,
     ) -> None:
         super().__init__()
-        weights = {
-            "supervised_weight": supervised_weight,
-            "pseudo_weight": pseudo_weight,
-            "confident_weight": confident_weight,
-            "teacher_weight": teacher_weight,
-            "contrastive_weight": contrastive_weight,
-            "spread_weight": spread_weight,
-            "consistency_weight": consistency_weight,
-            "warmup_epochs": warmup_epochs,
-            "ramp_epochs": ramp_epochs,
-            "weight_decay": weight_decay,
-        }
-        for name, value in weights.items():
-            if not value >= 0:
-                raise ConfigError(f"{name} must be 0 or more; got {value}.")
-        if not lr > 0 or not temperature > 0:
-            raise ConfigError(f"lr and temperature must be greater than 0; got lr={lr}, temperature={temperature}.")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ConfigError(
-                f"threshold must be a probability in [0, 1], or None to follow training; got {threshold}."
-            )
-        if num_classes < 2:
-            raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
-        if not isinstance(getattr(backbone, "num_features", None), int):
-            raise ConfigError(
-                "backbone must say how wide its embeddings are in an attribute num_features; "
-                f"{type(backbone).__name__} does not. Use lspread.nn.create_backbone, or set backbone.num_features = d."
-            )
+        check_options(
+            backbone,
+            num_classes,
+            lr=lr,
+            temperature=temperature,
+            threshold=threshold,
+            weights={
+                "supervised_weight": supervised_weight,
+                "pseudo_weight": pseudo_weight,
+                "confident_weight": confident_weight,
+                "teacher_weight": teacher_weight,
+                "entropy_weight": entropy_weight,
+                "mixup": mixup,
+                "contrastive_weight": contrastive_weight,
+                "spread_weight": spread_weight,
+                "consistency_weight": consistency_weight,
+                "warmup_epochs": warmup_epochs,
+                "ramp_epochs": ramp_epochs,
+                "weight_decay": weight_decay,
+            },
+        )
         self.backbone = backbone
         self.num_classes = num_classes
         self.weak = WeakAugmentation() if weak is None else weak
@@ -150,6 +151,7 @@ class FewLabelClassifier(LightningModule):
         self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
         self.consistency_weight = consistency_weight
         self.pseudo_reduction: Literal["mean", "weighted_mean"] = pseudo_reduction
+        self.mixup, self.entropy_weight = mixup, entropy_weight
         self.confident_weight, self.teacher_weight, self.threshold = confident_weight, teacher_weight, threshold
         has_own = bool(confident_weight) and threshold is None
         self.adaptive_threshold = AdaptiveThreshold(num_classes) if has_own else None
@@ -158,17 +160,12 @@ class FewLabelClassifier(LightningModule):
 
         width = int(backbone.num_features)  # type: ignore[arg-type]
         self.head = nn.Linear(width, num_classes)
+        self.projection: nn.Module | None = None
         if warmup_epochs or contrastive_weight:
-            self.projection: nn.Module | None = nn.Sequential(
-                nn.Linear(width, 2 * width, bias=False),
-                nn.BatchNorm1d(2 * width),
-                nn.ReLU(),
-                nn.Linear(2 * width, projection_features),
-            )
-        else:
-            self.projection = None
+            self.projection = make_projection(width, projection_features)
+        self.spread: nn.Module | None = None
         if spread_weight or consistency_weight:
-            self.spread: nn.Module | None = spread_layer or LabelSpreading(
+            self.spread = spread_layer or LabelSpreading(
                 num_classes,
                 k=spread_k,
                 alpha=spread_alpha,
@@ -177,13 +174,11 @@ class FewLabelClassifier(LightningModule):
                 metric="cosine",
                 on_failure="warn",
             )
-        else:
-            self.spread = None
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=UNLABELED)
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=UNLABELED)
         # What comes from the data is no buffer: weight averaging copies the module before it sees the data, and would
         # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
-        self._moments: Tensor | None = None
+        self._moments = ImageMoments()
         self._warmup_seconds: float | None = None
         self.pseudo: PseudoLabels | None = None
         self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
@@ -206,24 +201,16 @@ class FewLabelClassifier(LightningModule):
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return float images `(m, ch, h, w)`, zero mean and unit deviation per channel, from uint8 or [0, 1]."""
-        if self._moments is None:
-            raise ConfigError(
-                "the model does not know the mean and deviation of its images yet; train it, load a checkpoint, or "
-                "call set_moments(mean, std)."
-            )
-        if self._moments.device != image.device:
-            self._moments = self._moments.to(image.device)
-        mean, std = self._moments[:, :, None, None]
-        return ((_to_float(image) - mean) / std).contiguous(memory_format=torch.channels_last)
+        return self._moments.normalize(to_float(image))
 
     def set_moments(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the mean and standard deviation of each channel, in [0, 1] units; training takes them from the data."""
-        self._moments = torch.tensor([list(mean), list(std)])
+        self._moments.set(mean, std)
 
     @property
     def moments(self) -> tuple[list[float], list[float]] | None:
         """Mean and standard deviation of each channel, in [0, 1] units; None before they are known."""
-        return None if self._moments is None else (self._moments[0].tolist(), self._moments[1].tolist())
+        return self._moments.as_lists()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `(m, c)` of images `(m, ch, h, w)`, uint8 or float in [0, 1]."""
@@ -236,7 +223,7 @@ class FewLabelClassifier(LightningModule):
         if data.num_classes != self.num_classes:
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
-        if self._moments is None:
+        if self.moments is None:
             self.set_moments(data.mean, data.std)
         if self.pseudo is not None and len(self.pseudo.label) != len(data.given_label):
             self.pseudo = None
@@ -273,7 +260,7 @@ class FewLabelClassifier(LightningModule):
         return weight
 
     def _contrastive(self, image: Tensor) -> Tensor:
-        image = _to_float(image)
+        image = to_float(image)
         views = torch.cat([self.view(image), self.view(image)])
         first, second = self._project(self.backbone(self.normalize(views))).chunk(2)
         return contrastive_loss(first, second, temperature=self.temperature)
@@ -286,15 +273,20 @@ class FewLabelClassifier(LightningModule):
     def _labeled_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return each piece of the second stage's loss; all views share one pass through the backbone."""
         labeled, pool = batch["labeled"], batch["pool"]
-        views = {"labeled": self.weak(_to_float(labeled["image"]))}
+        views = {"labeled": self.weak(to_float(labeled["image"]))}
         if self.confident_weight or self.teacher_weight:
-            weak = self.weak(_to_float(pool["image"]))
+            weak = self.weak(to_float(pool["image"]))
             if self.confident_weight:
                 views["weak"] = weak
-        if any(getattr(self, f"{name}_weight") for name in _ON_STRONG):
-            views["strong"] = self.strong(_to_float(pool["image"]))
+        mixing = None
+        if any(getattr(self, f"{name}_weight") for name in ("pseudo", *_ON_STRONG)):
+            views["strong"] = self.strong(to_float(pool["image"]))
+            if self.pseudo_weight and self.mixup:
+                views["mixed"], *mixing = mix_images(views["strong"], self.mixup)
+                if not any(getattr(self, f"{name}_weight") for name in _ON_STRONG):
+                    del views["strong"]
         if self.contrastive_weight:
-            views["second"] = self.strong(_to_float(pool["image"]))
+            views["second"] = self.strong(to_float(pool["image"]))
         z = self.backbone(self.normalize(torch.cat(list(views.values()))))
         sizes = [len(view) for view in views.values()]
         z_of = dict(zip(views, z.split(sizes), strict=True))
@@ -302,13 +294,15 @@ class FewLabelClassifier(LightningModule):
         given = self._given(labeled["index"])
         losses = {"supervised": cross_entropy(logits_of["labeled"].float(), given)}
         if self.pseudo_weight:
-            losses["pseudo"] = pseudo_label_loss(
-                logits_of["strong"], self._pseudo(), pool["index"], reduction=self.pseudo_reduction
-            )
+            logits = logits_of["strong" if mixing is None else "mixed"]
+            losses["pseudo"] = self._compare(logits, pool["index"], mixing)
         if self.confident_weight:
             losses["confident"] = self._confident(logits_of["strong"], logits_of["weak"])
         if self.teacher_weight:
-            losses["teacher"] = mean_teacher_loss(logits_of["strong"], self._teach(weak))
+            logits = teach(self.trainer, self.normalize(weak))
+            losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
+        if self.entropy_weight:
+            losses["entropy"] = mean_entropy_loss(torch.cat([v for n, v in logits_of.items() if n != "labeled"]))
         if self.contrastive_weight:
             first, second = self._project(torch.cat([z_of["strong"], z_of["second"]])).chunk(2)
             losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
@@ -316,6 +310,15 @@ class FewLabelClassifier(LightningModule):
             z_both, logits_both = (torch.cat([of["labeled"], of["strong"]]) for of in (z_of, logits_of))
             losses |= self._in_batch_losses(z_both, logits_both, torch.cat([labeled["index"], pool["index"]]))
         return losses
+
+    def _compare(self, logits: Tensor, index: Tensor, mixing: list[Tensor] | None) -> Tensor:
+        """Return the loss to pseudo-labels, of images alone or mixed with a partner."""
+        loss = pseudo_label_loss(logits, self._pseudo(), index, reduction=self.pseudo_reduction)
+        if mixing is None:
+            return loss
+        partner, share = mixing
+        other = pseudo_label_loss(logits, self._pseudo(), index[partner], reduction=self.pseudo_reduction)
+        return torch.lerp(other, loss, share)
 
     def _confident(self, strong: Tensor, weak: Tensor) -> Tensor:
         """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
@@ -328,19 +331,6 @@ class FewLabelClassifier(LightningModule):
             share = is_confident(probability, threshold).float().mean()
             self.log("confident_share", share, **_PER_EPOCH, batch_size=len(weak))
         return confident_loss(strong, probability, threshold=threshold)
-
-    @torch.no_grad()
-    def _teach(self, image: Tensor) -> Tensor:
-        """Return the class probabilities of the averaged weights `(m, c)`."""
-        teacher = averaged_module(self.trainer)
-        if teacher is None:
-            raise ConfigError(
-                "teacher_weight > 0 needs a teacher: add a callback that averages weights, such as "
-                "lspread.lit.RampedAveraging, or train with teacher_weight=0."
-            )
-        teacher.eval()
-        logits: Tensor = teacher.head(teacher.backbone(self.normalize(image)))  # type: ignore[operator]
-        return logits.float().softmax(1)
 
     def _in_batch_losses(self, z: Tensor, logits: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Hide half of the batch's labels, spread the others over the batch's graph, and ask for the hidden ones."""
@@ -403,10 +393,6 @@ class FewLabelClassifier(LightningModule):
             self._warmup_seconds = seconds_gone(self.trainer)
 
 
-_ON_STRONG = ("pseudo", "confident", "teacher", "contrastive", "spread", "consistency")
-"""Pieces of the loss that look at strongly changed pool images."""
+_ON_STRONG = ("confident", "teacher", "entropy", "contrastive", "spread", "consistency")
+"""Pieces of the loss that look at strongly changed pool images, beside "pseudo", for which they may be mixed."""
 _PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}
-
-
-def _to_float(image: Tensor) -> Tensor:
-    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()

@@ -1,6 +1,6 @@
 """Modules with state: graph layers, backbones, and the way from images to embeddings."""
 
-from lspread.nn.backbones import SmallResNet, create_backbone
+from lspread.nn.backbones import NamedBackbone, SmallResNet, create_backbone
 from lspread.nn.bank import EmbeddingBank
 from lspread.nn.confidence import AdaptiveThreshold, DistributionAlignment
 from lspread.nn.embedding import embed
@@ -17,6 +17,7 @@ __all__ = [
     "LabelPropagation",
     "LabelSpreading",
     "LinearMetric",
+    "NamedBackbone",
     "PoissonLearning",
     "SmallResNet",
     "create_backbone",

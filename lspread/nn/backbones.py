@@ -12,9 +12,9 @@ from torch.nn.functional import adaptive_avg_pool2d, relu
 
 from lspread.errors import ConfigError, DataError
 
-__all__ = ["SmallResNet", "create_backbone"]
+__all__ = ["NamedBackbone", "SmallResNet", "create_backbone"]
 
-_WRAPPERS: Final = ("module.", "_orig_mod.", "model.")
+_WRAPPERS: Final = ("module.", "_orig_mod.", "model.", "network.")
 """What data parallelism, averaged models, torch.compile and outer modules put before the names of weights."""
 
 _HEADS: Final = ("classifier", "fc", "head", "heads")
@@ -132,8 +132,7 @@ def create_backbone(
 ) -> nn.Module:
     """Build a backbone by name, without its classifier head and, if asked, with weights from a local file.
 
-    Weights are never downloaded. In a config, this function stands where a class may stand:
-    `class_path: lspread.nn.create_backbone`, `init_args: {name: torchvision/resnet18, checkpoint: resnet18.pth}`.
+    Weights are never downloaded. A settings file, which names classes, takes `NamedBackbone`.
 
     Args:
         name: `small_resnet`, `torchvision/<model>` such as `torchvision/resnet18`, or `timm/<model>` such as
@@ -185,6 +184,70 @@ def create_backbone(
         path = Path(checkpoint)
         _load_weights(network, _unwrap_weights(_read_weights(path), network), heads, f"checkpoint {path} for {name}")
     return network
+
+
+class NamedBackbone(nn.Module):
+    """What `create_backbone` builds, as a class: for settings files, and with a switch that holds its weights.
+
+    `class_path: lspread.nn.NamedBackbone`, `init_args: {name: torchvision/resnet18, checkpoint: resnet18.pth}`.
+
+    Args:
+        name: As in `create_backbone`, and so are the next six.
+        in_channels: Channels of the images.
+        checkpoint: Local file of weights; None starts at random.
+        widths: Only for `small_resnet`.
+        blocks_per_stage: Only for `small_resnet`.
+        stem_stride: Only for `small_resnet`.
+        pool_size: Only for `small_resnet`.
+        freeze: Hold all weights and statistics: only what stands behind the backbone learns.
+
+    Attributes:
+        network: The network that `create_backbone` returns.
+        num_features: d, the width of the embeddings.
+
+    Raises:
+        ConfigError: As `create_backbone` does.
+        DataError: As `create_backbone` does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int = 3,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        widths: Sequence[int] | None = None,
+        blocks_per_stage: int | None = None,
+        stem_stride: int | None = None,
+        pool_size: int | None = None,
+        freeze: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = create_backbone(
+            name,
+            in_channels=in_channels,
+            checkpoint=checkpoint,
+            widths=widths,
+            blocks_per_stage=blocks_per_stage,
+            stem_stride=stem_stride,
+            pool_size=pool_size,
+        )
+        self.num_features: int = self.network.num_features  # type: ignore[assignment]
+        self.is_frozen = freeze
+        self.network.requires_grad_(not freeze)
+        self.train()
+
+    def train(self, mode: bool = True) -> "NamedBackbone":
+        """Set train or eval mode; a frozen network stays in eval mode, or batches would move its statistics."""
+        super().train(mode)
+        if self.is_frozen:
+            self.network.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return embeddings `(m, d)` of float images `(m, ch, h, w)`."""
+        z: Tensor = self.network(image)
+        return z
 
 
 def _create_torchvision(model_name: str, in_channels: int) -> tuple[nn.Module, tuple[str, ...]]:

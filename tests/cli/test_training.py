@@ -352,6 +352,7 @@ def test_every_method_builds_and_takes_a_step(path, tmp_path, config_path):
     losses = {name for row in metrics for name, value in row.items() if name.endswith("_loss") and value}
     expected = {
         "supervised": set(),
+        "linear_probe": set(),
         "pseudo_label": {"confident_loss"},
         "mean_teacher": {"teacher_loss"},
         "fixmatch": {"confident_loss"},
@@ -359,6 +360,24 @@ def test_every_method_builds_and_takes_a_step(path, tmp_path, config_path):
         "gll": {"spread_loss"},
     }
     assert losses == {"train_loss", "supervised_loss"} | expected[path.stem]
+
+
+def test_a_run_starts_another_one_that_holds_its_network(finished_run, photo_arguments, photos, tmp_path):
+    config = yaml.safe_load((finished_run / "config.yaml").read_text(encoding="utf-8"))
+    options = {name: value for name, value in config["model"]["backbone"]["init_args"].items() if name != "in_channels"}
+    options |= {"name": "small_resnet", "checkpoint": str(finished_run / "model.safetensors"), "freeze": True}
+    start = tmp_path / "start.yaml"
+    backbone = {"class_path": "lspread.nn.NamedBackbone", "init_args": options}
+    start.write_text(yaml.safe_dump({"model": {"backbone": backbone, "warmup_epochs": 0, "contrastive_weight": 0.0}}))
+    run_dir = tmp_path / "run"
+    assert main([*photo_arguments(run_dir), "--config", str(start)]) == 0
+    first, second = (load_file(folder / "model.safetensors") for folder in (finished_run, run_dir))
+    for name, value in first.items():
+        if name.startswith("backbone."):
+            torch.testing.assert_close(second[name.replace("backbone.", "backbone.network.")], value, rtol=0, atol=0)
+    # What was saved says how to build the network, and needs the first run no more.
+    assert json.loads((run_dir / "model.json").read_text())["backbone"]["init_args"].get("checkpoint") is None
+    assert load_classifier(run_dir).backbone.is_frozen
 
 
 def test_demo_is_the_digits_file(tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lspread.errors import GraphError
-from lspread.labels import align_distribution, confident_loss, is_confident, mean_teacher_loss
+from lspread.labels import align_distribution, confident_loss, is_confident, mean_entropy_loss, mean_teacher_loss
 from tests.reference import seeded
 
 Q = torch.tensor([[0.96, 0.03, 0.01], [0.5, 0.3, 0.2], [0.02, 0.03, 0.95], [0.1, 0.8, 0.1]], dtype=torch.float64)
@@ -72,3 +72,23 @@ def test_align_distribution():
 def test_shapes_must_fit(loss):
     with pytest.raises(GraphError, match=r"of one shape \(m, c\); got \(4, 2\) and \(4, 3\)"):
         loss(torch.zeros(4, 2), Q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_mean_entropy_loss_is_its_formula(dtype):
+    logits = torch.randn(6, 3, generator=seeded(4), dtype=torch.float64).to(dtype)
+    mean = logits.double().softmax(1).mean(0)
+    expected = math.log(3) + (mean * mean.log()).sum()
+    torch.testing.assert_close(mean_entropy_loss(logits).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mean_entropy_loss_is_zero_for_even_answers_and_largest_for_a_single_one():
+    sure = 1000 * torch.eye(4, dtype=torch.float64).requires_grad_()
+    assert mean_entropy_loss(sure).item() == pytest.approx(0, abs=1e-12)
+    one = sure.detach()[[0, 0, 0]].requires_grad_()
+    loss = mean_entropy_loss(one)
+    assert loss.item() == pytest.approx(math.log(4))
+    loss.backward()
+    assert torch.isfinite(one.grad).all()
+    logits = torch.randn(5, 3, generator=seeded(5), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(mean_entropy_loss, logits)

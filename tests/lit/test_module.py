@@ -12,9 +12,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lspread.data import mix_images
 from lspread.errors import ConfigError
 from lspread.graph import SelfTuning
-from lspread.labels import contrastive_loss, label_matrix, normalize_scores
+from lspread.labels import contrastive_loss, label_matrix, mean_entropy_loss, normalize_scores, pseudo_label_loss
 from lspread.lit import FewLabelClassifier, RampedAveraging, RefreshPseudoLabels
 from lspread.lit.averaging import averaged_module
 from lspread.lit.random_state import RandomState
@@ -130,6 +131,31 @@ def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable
     trainer = make_trainer(RampedAveraging(0.9), watch, max_epochs=1, limit_train_batches=1)
     trainer.fit(model, datamodule=make_data())
     torch.testing.assert_close(trainer.callback_metrics["teacher_loss"], watch.expected)
+
+
+@pytest.mark.parametrize("others", [{}, {"entropy_weight": 0.5}])
+def test_mixed_images_are_compared_with_both_labels(
+    others: dict[str, float], make_trainer: Callable[..., Trainer]
+) -> None:
+    model = make_model(weak=SAME, strong=Darker(), mixup=1.0, **others)
+    batch = first_batch(model, make_trainer)
+    model.train()
+    given, strong = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 510
+    torch.manual_seed(3)
+    mixed, partner, share = mix_images(strong, 1.0)
+    views = [given, strong, mixed] if others else [given, mixed]
+    logits = model.head(model.backbone(model.normalize(torch.cat(views)))).split([len(view) for view in views])
+    assert model.pseudo is not None
+    both = [
+        pseudo_label_loss(logits[-1], model.pseudo, index, reduction="weighted_mean")
+        for index in (batch["pool"]["index"], batch["pool"]["index"][partner])
+    ]
+    torch.manual_seed(3)
+    losses = model._labeled_losses(batch)
+    torch.testing.assert_close(losses["pseudo"], share * both[0] + (1 - share) * both[1])
+    assert set(losses) == {"supervised", "pseudo"} | ({"entropy"} if others else set())
+    if others:
+        torch.testing.assert_close(losses["entropy"], mean_entropy_loss(torch.cat(logits[1:])))
 
 
 def test_pool_baselines_train(make_trainer: Callable[..., Trainer]) -> None:

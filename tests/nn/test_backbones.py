@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lspread.errors import ConfigError, DataError
-from lspread.nn.backbones import SmallResNet, create_backbone
+from lspread.nn.backbones import NamedBackbone, SmallResNet, create_backbone
 
 
 def make_images(*shape, seed=0):
@@ -280,7 +280,7 @@ class TestCheckpoint:
 
 
 class TestConfig:
-    PATH = "lspread.nn.backbones.create_backbone"
+    PATH = "lspread.nn.NamedBackbone"
 
     def build(self, *args, **init_args):
         parser = ArgumentParser(exit_on_error=False)
@@ -288,7 +288,7 @@ class TestConfig:
         config = {"backbone": {"class_path": self.PATH, "init_args": init_args}}
         return parser.instantiate(parser.parse_object(config)).backbone
 
-    def test_the_function_stands_where_a_class_stands(self, tmp_path):
+    def test_names_and_weights_from_settings(self, tmp_path):
         first = randomize(SmallResNet(2, (4, 8)))
         save_file(first.state_dict(), tmp_path / "own.safetensors")
         second = self.build(
@@ -296,6 +296,25 @@ class TestConfig:
         ).eval()
         image = make_images(2, 2, 16, 16)
         torch.testing.assert_close(second(image), first(image), rtol=0, atol=0)
+        assert second.num_features == 8
+
+    def test_a_frozen_network_does_not_move(self):
+        frozen = NamedBackbone("small_resnet", 1, widths=(4, 8), freeze=True)
+        free = NamedBackbone("small_resnet", 1, widths=(4, 8))
+        assert not any(weight.requires_grad for weight in frozen.parameters())
+        assert all(weight.requires_grad for weight in free.parameters())
+        before = {name: value.clone() for name, value in frozen.state_dict().items()}
+        for backbone in (frozen, free):
+            backbone.train()
+            backbone(make_images(8, 1, 16, 16))
+        assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+        assert free.network.stem_norm.num_batches_tracked == 1
+
+    def test_its_own_weights_start_another(self, tmp_path):
+        first = NamedBackbone("small_resnet", 1, widths=(4, 8))
+        save_file({f"backbone.{name}": value for name, value in first.state_dict().items()}, tmp_path / "a.safetensors")
+        second = NamedBackbone("small_resnet", 1, widths=(4, 8), checkpoint=tmp_path / "a.safetensors")
+        assert torch.equal(first.network.stem.weight, second.network.stem.weight)
 
     @pytest.mark.parametrize("init_args", [{"in_chans": 1}, {"in_channels": "one"}, {"stem_strides": 2}])
     def test_a_typo_is_refused_by_name(self, init_args):

@@ -1,0 +1,181 @@
+"""Which method makes the most of few labels in the same time? Fashion-MNIST, lspread beside others.
+
+The others are those of configs/methods/. The contrastive warm-up needs no label: it is trained once, and every method,
+draw and number of labels starts from it. Then each trains for the same minutes with the same network, optimizer and
+weight averaging, and the last averaged weights are tested. Supervised training alone starts from the warm-up as well,
+so that only what a method makes of the unlabeled images is compared; "linear_probe" holds the network of the warm-up.
+The warm-up is kept under a name made of its settings and used again. Scores of finished runs are kept in a small JSON
+and not run again; an unfinished one goes on where it was.
+
+    python experiments/label_efficiency.py --minutes 5                        # all of it; says how long it will take
+    python experiments/label_efficiency.py --warm-up model.warmup_epochs=40 --record hour.json      # a longer warm-up
+    python experiments/label_efficiency.py --methods lspread fixmatch --labels 10 --seeds 0
+    python experiments/label_efficiency.py --show                             # table and figure of what is there
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+DATA = ROOT / "configs" / "fashion_mnist.yaml"
+METHODS = ["lspread", *sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))]
+COLUMNS = {"test classifier": "test", "unlabeled graph": "transductive, graph", "unlabeled classifier": "transductive"}
+
+
+def fit(folder: Path, configs: list[Path], settings: list[str]) -> dict[str, Any]:
+    """Train, go on with what an interruption left, or take what is there; return results.json."""
+    results = folder / "results.json"
+    if not results.exists():
+        is_begun = (folder / "checkpoints" / "last.ckpt").exists()
+        what = [str(folder)] if is_begun else [part for path in configs for part in ("--config", str(path))]
+        command = [sys.executable, "-m", "lspread", "fit", *what, f"--run_dir={folder}", *settings]
+        subprocess.run(command, check=True)
+    found: dict[str, Any] = json.loads(results.read_text())
+    return found
+
+
+def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
+    """Train the shared warm-up once; return the file of settings that starts from it, and its minutes."""
+    name = hashlib.sha256("\n".join([DATA.read_text(), *sorted(settings)]).encode()).hexdigest()[:8]
+    folder = out / f"warm_up-{name}"
+    config = yaml.safe_load(DATA.read_text())["model"]
+    given = dict(setting.split("=", 1) for setting in settings)
+    epochs = given.get("model.warmup_epochs", config["warmup_epochs"])
+    # Only what follows the warm-up asks for pseudo-labels, and nothing does.
+    found = fit(folder, [DATA], [f"--trainer.max_epochs={epochs}", *(f"--{setting}" for setting in settings)])
+    network = yaml.safe_load((folder / "config.yaml").read_text())["model"]["backbone"]["init_args"]
+    checkpoint = str((folder / "model.safetensors").resolve())
+    init_args = {"name": "small_resnet", "checkpoint": checkpoint, **network}
+    init_args.pop("in_channels", None)
+    backbone = {"class_path": "lspread.nn.NamedBackbone", "init_args": init_args}
+    start = folder / "start.yaml"
+    start.write_text(yaml.safe_dump({"model": {"backbone": backbone, "warmup_epochs": 0}}))
+    return start, found["seconds"]["fit"] / 60
+
+
+def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, seed: int) -> dict[str, float]:
+    """Train one method on one draw of labels and return its scores."""
+    configs = [DATA, *([] if method == "lspread" else [ROOT / "configs" / "methods" / f"{method}.yaml"]), start]
+    freeze = ["--model.backbone.init_args.freeze=true"] if method == "linear_probe" else []
+    seconds = round(60 * options.minutes)
+    settings = [
+        f"--data.num_labels_per_class={num_labels}",
+        f"--data.seed={seed}",
+        f"--seed_everything={seed}",
+        "--trainer.max_epochs=-1",
+        f"--trainer.max_time=00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
+        *freeze,
+        *(f"--{setting}" for setting in options.set),
+    ]
+    found = fit(options.out / f"{method}-{num_labels}-{seed}", configs, settings)
+    scores = {f"{row['on']} {row['key']}": row["accuracy"] for row in found["scores"]}
+    return {name: value for name, value in scores.items() if value is not None} | {
+        "minutes": found["seconds"]["fit"] / 60
+    }
+
+
+def interval(values: np.ndarray) -> float:
+    """Return half the width of the 95 % interval of a mean by Student's t; NaN for a single value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
+    """Print means with intervals, and paired differences to lspread over the draws that both have."""
+    keys = [key.split("/") for key in runs]
+    for num_labels in sorted({int(labels) for _, labels, _ in keys}):
+        print(f"\n{num_labels} labels per class, {minutes:g} minutes each after the shared warm-up; accuracy in %")
+        print(f"{'':16}{'draws':>6}" + "".join(f"{title:>24}" for title in COLUMNS.values()) + f"{'lspread ahead':>24}")
+        for method in METHODS:
+            found = {seed: runs[f"{m}/{n}/{seed}"] for m, n, seed in keys if (m, int(n)) == (method, num_labels)}
+            if not found:
+                continue
+            cells = []
+            for column in COLUMNS:
+                values = 100 * np.array([row[column] for row in found.values() if column in row])
+                cells.append(f"{values.mean():.1f} +- {interval(values):.1f}" if len(values) else "")
+            pairs = [
+                100 * (runs[f"lspread/{num_labels}/{seed}"]["test classifier"] - row["test classifier"])
+                for seed, row in found.items()
+                if method != "lspread" and f"lspread/{num_labels}/{seed}" in runs
+            ]
+            ahead = f"{np.mean(pairs):+.1f} +- {interval(np.array(pairs)):.1f}" if pairs else ""
+            print(f"{method:16}{len(found):>6}" + "".join(f"{cell:>24}" for cell in [*cells, ahead]))
+
+
+def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw the test accuracy of every run, methods side by side, a panel for each number of labels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    counts = sorted({int(key.split("/")[1]) for key in runs})
+    figure, panels = plt.subplots(1, len(counts), figsize=(4.4 * len(counts), 3.4), squeeze=False, layout="constrained")
+    for axes, count in zip(panels[0], counts, strict=True):
+        shown = [method for method in METHODS if any(key.startswith(f"{method}/{count}/") for key in runs)]
+        for place, method in enumerate(reversed(shown)):
+            values = [100 * row["test classifier"] for key, row in runs.items() if key.startswith(f"{method}/{count}/")]
+            color = "tab:green" if method == "lspread" else "tab:gray"
+            axes.plot(values, [place] * len(values), "o", color=color, alpha=0.6)
+            axes.plot(np.mean(values), place, "|", color=color, markersize=18, markeredgewidth=2)
+        axes.set_yticks(range(len(shown)), reversed(shown))
+        axes.set(title=f"{count} labels per class", xlabel="test accuracy, %")
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 10], help="labels per class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="label draws")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training of each run after the warm-up")
+    parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder of the runs")
+    parser.add_argument("--record", type=Path, default=RESULTS / "label_efficiency.json", help="where scores are kept")
+    parser.add_argument("--warm-up", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the warm-up")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all other runs")
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    content = json.loads(options.record.read_text()) if options.record.exists() else {}
+    facts = {"minutes": options.minutes, "settings": options.set, "warm-up settings": options.warm_up}
+    if content and not options.show and {name: content[name] for name in facts} != facts:
+        raise SystemExit(
+            f"{options.record} was made with { ({n: content[n] for n in facts}) }; name another --record and --out."
+        )
+    content = content or {**facts, "runs": {}}
+    runs = content["runs"]
+    asked = list(itertools.product(options.seeds, options.labels, options.methods))
+    left = [one for one in asked if "/".join(map(str, (one[2], one[1], one[0]))) not in runs]
+    if left and not options.show:
+        start, minutes = warm_up(options.out, options.warm_up)
+        content["warm-up minutes"] = minutes
+        for number, (seed, num_labels, method) in enumerate(left):
+            ahead = (len(left) - number) * options.minutes
+            print(
+                f"\n=== {method}, {num_labels} per class, draw {seed}; about {ahead:.0f} minutes left ===", flush=True
+            )
+            runs[f"{method}/{num_labels}/{seed}"] = run(options, start, method, num_labels, seed)
+            options.record.parent.mkdir(parents=True, exist_ok=True)
+            options.record.write_text(json.dumps(content, indent=1) + "\n")
+    if runs:
+        show(runs, content["minutes"])
+        draw(runs, options.record.with_suffix(".png"))
+        print(f"\nwrote {options.record} and {options.record.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
