@@ -14,10 +14,12 @@ from lspread.data.evaluation import Evaluator
 from lspread.data.fashion_mnist import FashionMNIST
 from lspread.data.image_folder import ImageFolder
 from lspread.data.images import FolderImages, TensorImages, decode_image
+from lspread.data.medmnist import MedMNIST
 from lspread.data.mixing import mix_images
 from lspread.data.module import FewLabelData, Items
 from lspread.data.split import FewLabelSplit
 from lspread.data.tensor_data import TensorData
+from lspread.data.torchvision_images import TorchvisionImages
 
 __all__ = [
     "Digits",
@@ -28,6 +30,7 @@ __all__ = [
     "FolderImages",
     "ImageFolder",
     "Items",
+    "MedMNIST",
     "PerImage",
     "RandomAffine",
     "RandomColor",
@@ -35,6 +38,7 @@ __all__ = [
     "StrongAugmentation",
     "TensorData",
     "TensorImages",
+    "TorchvisionImages",
     "WeakAugmentation",
     "check_embeddings",
     "decode_image",

@@ -16,12 +16,15 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision.datasets import cifar, stl10, svhn
 
 from lspread.cli.main import main
 from lspread.cli.progress import EpochLines
 from lspread.data import FashionMNIST, FewLabelSplit, decode_image
 from lspread.lit.saved_model import load_classifier
 from lspread.report import read_results
+from tests.data import test_torchvision_images as benchmarks
+from tests.data.test_medmnist import write as write_medmnist
 
 
 def read_table(path):
@@ -318,7 +321,16 @@ def write_fashion(folder):
             (folder / f"{part}-{kind}-idx{rank}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "image_folder", "supervised"])
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = ["digits", "fashion_mnist", "image_folder", "supervised"]
+BENCHMARKS = ["cifar10", "cifar100", "image_classes", "medmnist", "stl10", "svhn"]
+
+
+def test_no_settings_file_is_forgotten():
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(FILES + BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_every_settings_file_builds_and_takes_a_step(name, photos, tmp_path, config_path):
     arguments = ["fit", "--config", config_path(name), "--run_dir", str(tmp_path / "run"), "--trainer.accelerator=cpu"]
     config = yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8"))
@@ -338,7 +350,37 @@ def test_every_settings_file_builds_and_takes_a_step(name, photos, tmp_path, con
     assert results.num_labeled == {"digits": 10, "image_folder": 6}.get(name, 100)
 
 
-METHODS = sorted((Path(__file__).resolve().parents[2] / "configs" / "methods").glob("*.yaml"))
+def write_benchmark(name, folder, monkeypatch):
+    """Write tiny files in the layout of a benchmark, and return the options that name them."""
+    if name == "medmnist":
+        return ["--data.path", write_medmnist(folder / "some.npz", color=True), "--data.num_labels_per_class=2"]
+    if name == "image_classes":
+        for number in range(40):
+            path = folder / "photos" / f"n{number % 2:08d}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((12, 12, 3), 100 * (number % 2) + number, dtype=np.uint8)).save(path)
+        small = ["--data.image_size=32", "--data.num_labels_per_class=2", "--data.val_fraction=0.1"]
+        return ["--data.root", str(folder / "photos"), *small, "--model.backbone.name=torchvision/resnet18"]
+    for module in (cifar, stl10, svhn):
+        monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: Path(path).is_file())
+    benchmarks.write(name, folder)
+    smaller = ["--model.backbone.widths=[4,8]", "--model.backbone.blocks_per_stage=1", "--data.num_labels_per_class=1"]
+    return ["--data.root", str(folder), *smaller]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_builds_and_takes_a_step(name, tmp_path, config_path, monkeypatch):
+    arguments = ["fit", "--config", config_path(name), "--run_dir", str(tmp_path / "run"), "--trainer.accelerator=cpu"]
+    arguments += ["--trainer.limit_train_batches=1", "--model.warmup_epochs=1", "--trainer.max_epochs=2"]
+    arguments += ["--data.batch_size=16", "--data.labeled_batch_size=8", *write_benchmark(name, tmp_path, monkeypatch)]
+    assert main(arguments) == 0
+    results = read_results(tmp_path / "run")
+    assert results.graph
+    losses = {key for row in read_table(tmp_path / "run" / "metrics.csv") for key, value in row.items() if value}
+    assert {"contrastive_loss", "pseudo_loss", "supervised_loss"} <= losses
+
+
+METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
