@@ -1,10 +1,12 @@
-"""The base of the package's own autograd functions."""
+"""The base of the package's own autograd functions, and whether a derivative is being taken."""
 
 import inspect
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["Function"]
+__all__ = ["Function", "needs_derivative"]
 
 
 class Function(torch.autograd.Function):
@@ -18,3 +20,11 @@ class Function(torch.autograd.Function):
         super().__init_subclass__()
         if "forward" in vars(cls):
             cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+
+
+def needs_derivative(x: Tensor) -> bool:
+    """Whether derivatives by x are taken: in reverse mode, or in forward mode, where nothing requires a gradient."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return True
+    # torch.compile does not trace forward mode.
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None

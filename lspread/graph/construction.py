@@ -5,6 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from lspread.autograd import needs_derivative
 from lspread.errors import GraphError
 from lspread.graph.difference import squared_distance
 from lspread.graph.exact import scale_to_unit
@@ -39,8 +40,8 @@ def build_graph(
             with the smaller weight.
         coalesce: True lists every edge once; how many there are is then read from the device. False has fixed size
             (2 n k slots, n k for "mutual"): slots without an edge are loops of weight zero, and nothing is read.
-        remeasure: False takes the distances of the search as they are also where `z` needs a gradient: right as long as
-            z has not changed since (it must not even be perturbed, as finite differences do), and quicker.
+        remeasure: False takes the distances of the search as they are also where derivatives by `z` are taken: right as
+            long as z has not changed since (not even by a perturbation, as for finite differences), and quicker.
 
     Returns:
         Symmetric `Graph`, not normalized, no self-loops of positive weight, sorted by row. Differentiable in `z` and
@@ -155,7 +156,7 @@ def _list_edges(neighbors: Neighbors, *, is_mutual: bool, coalesce: bool) -> tup
 def _squared_distance(z: Tensor, neighbors: Neighbors, *, remeasure: bool) -> Tensor:
     """Return what the kernel sees `(n, k)`: with gradient from z if it needs one, else from the search."""
     is_neighbor = neighbors.is_neighbor
-    needs_grad = torch.is_grad_enabled() and z.requires_grad
+    needs_grad = needs_derivative(z)
     known = None
     if not (needs_grad and remeasure):
         distance = neighbors.distance.to(z.dtype)

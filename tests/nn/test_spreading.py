@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from lspread.errors import ConfigError, GraphError, SolveError
 from lspread.graph import CosinePower, Gaussian, SelfTuning, Uniform, build_graph, find_neighbors, normalize_graph
@@ -344,3 +345,24 @@ def test_compiled(solver):
         found.append((scores, *torch.autograd.grad(scores.square().sum(), (x, *layer.parameters()))))
     for ours, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, ours, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [LabelSpreading, LabelPropagation])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_forward_mode_reaches_the_embeddings(make, metric):
+    z, direction = torch.randn(2, 20, 3, generator=seeded(0), dtype=torch.float64)
+    label = torch.full((20,), -1)
+    label[:2] = torch.arange(2)
+    layer = make(2, k=4, metric=metric)
+
+    def scores(z):
+        return layer(z, label)
+
+    step = 1e-6
+    expected = (scores(z + step * direction) - scores(z - step * direction)) / (2 * step)
+    torch.testing.assert_close(torch.func.jvp(scores, (z,), (direction,))[1], expected, rtol=1e-6, atol=1e-8)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(scores(forward_ad.make_dual(z, direction))).tangent
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    # Forward over reverse, and many directions at once.
+    torch.testing.assert_close(torch.func.jacfwd(scores)(z), torch.func.jacrev(scores)(z))
