@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lspread.autograd import needs_derivative
 from lspread.graph.quantized import is_quantized_faster, search_quantized
 from lspread.typing import Metric
 
@@ -62,7 +63,7 @@ def scale_to_unit(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of z scaled to length one, and which rows `(..., n)` have length zero and stay as they are."""
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     is_zero = length == 0
-    if z.requires_grad:
+    if needs_derivative(z):
         # At zero, a norm has no second derivative.
         length = torch.linalg.vector_norm(torch.where(is_zero, 1, z), dim=-1, keepdim=True)
     return z / torch.where(is_zero, torch.ones_like(length), length), is_zero.squeeze(-1)
