@@ -78,7 +78,7 @@ def test_config_lists_and_prints(capsys):
     assert main(["config", "image_folder"]) == 0
     assert capsys.readouterr().out == bundled_configs()["image_folder"].read_text(encoding="utf-8")
     assert main(["config", "nonsense"]) == 1
-    assert "No settings file 'nonsense' comes with lspread; there are: digits" in capsys.readouterr().err
+    assert "No settings file 'nonsense' comes with lspread; there are: cifar10" in capsys.readouterr().err
 
 
 def test_report_needs_a_finished_run(tmp_path, capsys):
