@@ -72,7 +72,7 @@ def make_methods(z: Tensor) -> dict[str, dict[str, Callable[[Tensor], Tensor]]]:
     def peer(model: object) -> Callable[[Tensor], Tensor]:
         def predict(label: Tensor) -> Tensor:
             rows = (label != UNLABELED).nonzero().flatten()
-            return torch.from_numpy(np.asarray(model.fit_predict(rows.numpy(), label[rows].numpy()))).long()  # type: ignore[attr-defined]
+            return torch.from_numpy(np.asarray(model.fit_predict(rows.numpy(), label[rows].numpy()))).long()
 
         return predict
 

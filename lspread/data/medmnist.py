@@ -1,7 +1,8 @@
 """MedMNIST: small medical images in one file."""
 
+import contextlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ class MedMNIST(FewLabelData):
 
     def _num_dims(self, name: str) -> int:
         """Return how many dimensions an array has, from its header alone."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as array:
+        with self._told(name), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as array:
             np.lib.format.read_magic(array)
             shape, _, _ = np.lib.format.read_array_header_1_0(array)
         return len(shape)
@@ -119,9 +120,14 @@ class MedMNIST(FewLabelData):
     def _read(self, name: str) -> np.ndarray:
         if not self.path.is_file():
             raise DataError(f"MedMNIST needs its .npz file; {self.path} is not there. Download it and give its path.")
+        with self._told(name), np.load(self.path, allow_pickle=False) as arrays:
+            array: np.ndarray = arrays[name]
+        return array
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Say which array of which file could not be read."""
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                array: np.ndarray = arrays[name]
+            yield
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.path} is no file of MedMNIST's: {name} cannot be read ({error}).") from error
-        return array

@@ -8,15 +8,12 @@ from lspread.errors import ConfigError
 __all__ = ["mix_images"]
 
 
-def mix_images(
-    image: Tensor, concentration: float, *, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def mix_images(image: Tensor, concentration: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return every image mixed with another one of the batch (mixup).
 
     Args:
         image: `(m, ch, h, w)` float.
         concentration: alpha > 0 of the Beta(alpha, alpha) that the share comes from; small ones mix little.
-        generator: Of the pairs, on the images' device.
 
     Returns:
         The mixed images; who each was mixed with `(m,)` int64; the share of the image itself, a 0-dimensional tensor in
@@ -31,7 +28,7 @@ def mix_images(
     """
     if not concentration > 0:
         raise ConfigError(f"mixup needs a concentration greater than 0; got {concentration}.")
-    partner = torch.randperm(len(image), generator=generator, device=image.device)
+    partner = torch.randperm(len(image), device=image.device)
     both = torch.full((), concentration, device=image.device)
     share = torch.distributions.Beta(both, both, validate_args=False).sample()
     share = torch.maximum(share, 1 - share)

@@ -216,7 +216,7 @@ def test_per_image() -> None:
             lambda: RandomAffine(scale=(0, 1)),
             r"scale must be two numbers with 0 < smallest <= largest, but is \(0, 1\)",
         ),
-        (lambda: RandomAffine(padding="wrap"), "padding must be 'zeros', 'border' or 'reflection', but is 'wrap'"),  # type: ignore[arg-type]
+        (lambda: RandomAffine(padding="wrap"), "padding must be 'zeros', 'border' or 'reflection', but is 'wrap'"),
         (lambda: RandomColor(brightness=2), "brightness must be 0 to 1"),
         (lambda: RandomErase(size=(0.5, 0.2)), "size must be two numbers"),
         (lambda: StrongAugmentation(erase=-0.1), "probability must be 0 to 1, but is -0.1"),

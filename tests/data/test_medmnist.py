@@ -67,5 +67,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("nothing")
     with pytest.raises(DataError, match=r"is no file of MedMNIST's"):
         MedMNIST(str(tmp_path / "text.npz"))
+    labels = {f"{part}_labels": np.zeros((n, 1), dtype=np.uint8) for part, n in SIZES.items()}
+    np.savez(tmp_path / "labels.npz", **labels)
+    with pytest.raises(DataError, match=r"train_images cannot be read"):
+        MedMNIST(str(tmp_path / "labels.npz"))
     with pytest.raises(DataError, match="3 classes, but class_names has 2"):
         MedMNIST(write(tmp_path / "a.npz"), class_names=["a", "b"])

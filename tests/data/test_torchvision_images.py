@@ -45,7 +45,7 @@ def write_cifar(root: Path, name: str) -> None:
         label = [(i + number) % num_classes for i in range(per_file)]
         content = {"data": pixels(per_file, 32).reshape(per_file, -1), key: label}
         (folder / file).write_bytes(pickle.dumps(content))
-    names = TorchvisionImages(name, str(root)).class_names  # type: ignore[arg-type]
+    names = TorchvisionImages(name, str(root)).class_names
     (folder / source.meta["filename"]).write_bytes(pickle.dumps({source.meta["key"]: names}))
 
 
@@ -119,7 +119,7 @@ def test_other_class_names_are_refused(tmp_path: Path) -> None:
 
 def test_bad_options() -> None:
     with pytest.raises(ConfigError, match="dataset must be one of"):
-        TorchvisionImages("mnist", "x")  # type: ignore[arg-type]
+        TorchvisionImages("mnist", "x")
     with pytest.raises(ConfigError, match=r"needs the folder of its files: give root="):
         TorchvisionImages("svhn")
 

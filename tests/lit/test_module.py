@@ -39,7 +39,7 @@ def first_batch(model: FewLabelClassifier, make_trainer: Callable[..., Trainer],
     data = make_data(**options)
     data.setup()
     trainer = make_trainer()
-    trainer.datamodule = data  # type: ignore[attr-defined]
+    trainer.datamodule = data
     model.trainer = trainer
     model.setup("fit")
     refresh = RefreshPseudoLabels(k=5)
@@ -204,7 +204,7 @@ def test_in_batch_losses_hide_items_not_rows_and_reach_the_backbone(make_trainer
     expected = (weight * -(target * model.head(z).log_softmax(1)).sum(1)).mean()
     torch.testing.assert_close(losses["consistency"], expected)
     losses["spread"].backward()
-    for parameter in (model.backbone.stem.weight, model.spread.logit_alpha, model.spread.log_bandwidth):  # type: ignore[union-attr]
+    for parameter in (model.backbone.stem.weight, model.spread.logit_alpha, model.spread.log_bandwidth):
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0
 
