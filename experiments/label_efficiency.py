@@ -5,7 +5,8 @@ draw and number of labels starts from it. Then each trains for the same minutes 
 weight averaging, and the last averaged weights are tested. Supervised training alone starts from the warm-up as well,
 so that only what a method makes of the unlabeled images is compared; "linear_probe" holds the network of the warm-up.
 The warm-up is kept under a name made of its settings and used again. Scores of finished runs are kept in a small JSON
-and not run again; an unfinished one goes on where it was.
+and not run again; an unfinished one goes on where it was. Commands on different methods may share one record and run
+side by side, each on its own cores (`--threads 1` and `taskset`), so that none takes another's time.
 
     python experiments/label_efficiency.py --minutes 5                        # all of it; says how long it will take
     python experiments/label_efficiency.py --warm-up model.warmup_epochs=40 --record hour.json      # a longer warm-up
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,27 +35,36 @@ METHODS = ["lspread", *sorted(path.stem for path in (ROOT / "configs" / "methods
 COLUMNS = {"test classifier": "test", "unlabeled graph": "transductive, graph", "unlabeled classifier": "transductive"}
 
 
-def fit(folder: Path, configs: list[Path], settings: list[str]) -> dict[str, Any]:
+def fit(folder: Path, configs: list[Path], settings: list[str], threads: int | None = None) -> dict[str, Any]:
     """Train, go on with what an interruption left, or take what is there; return results.json."""
     results = folder / "results.json"
     if not results.exists():
         is_begun = (folder / "checkpoints" / "last.ckpt").exists()
         what = [str(folder)] if is_begun else [part for path in configs for part in ("--config", str(path))]
         command = [sys.executable, "-m", "lspread", "fit", *what, f"--run_dir={folder}", *settings]
-        subprocess.run(command, check=True)
+        limits = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "NUMBA")}
+        subprocess.run(command, check=True, env=os.environ | limits)
     found: dict[str, Any] = json.loads(results.read_text())
     return found
 
 
 def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
     """Train the shared warm-up once; return the file of settings that starts from it, and its minutes."""
-    name = hashlib.sha256("\n".join([DATA.read_text(), *sorted(settings)]).encode()).hexdigest()[:8]
+    config = yaml.safe_load(DATA.read_text())
+    for setting in settings:
+        *place, last = setting.split("=", 1)[0].split(".")
+        part = config
+        for key in place:
+            part = part[key]
+        part[last] = yaml.safe_load(setting.split("=", 1)[1])
+    model = config["model"]
+    # What the warm-up depends on; labels come later.
+    keys = ("backbone", "view", "temperature", "warmup_epochs", "warmup_lr", "weight_decay")
+    told = [config["data"], [model[key] for key in keys]]
+    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     folder = out / f"warm_up-{name}"
-    config = yaml.safe_load(DATA.read_text())["model"]
-    given = dict(setting.split("=", 1) for setting in settings)
-    epochs = given.get("model.warmup_epochs", config["warmup_epochs"])
     # Only what follows the warm-up asks for pseudo-labels, and nothing does.
-    found = fit(folder, [DATA], [f"--trainer.max_epochs={epochs}", *(f"--{setting}" for setting in settings)])
+    found = fit(folder, [DATA], [f"--trainer.max_epochs={model['warmup_epochs']}", *(f"--{one}" for one in settings)])
     network = yaml.safe_load((folder / "config.yaml").read_text())["model"]["backbone"]["init_args"]
     checkpoint = str((folder / "model.safetensors").resolve())
     init_args = {"name": "small_resnet", "checkpoint": checkpoint, **network}
@@ -78,11 +89,25 @@ def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, 
         *freeze,
         *(f"--{setting}" for setting in options.set),
     ]
-    found = fit(options.out / f"{method}-{num_labels}-{seed}", configs, settings)
+    found = fit(options.out / f"{method}-{num_labels}-{seed}", configs, settings, options.threads)
     scores = {f"{row['on']} {row['key']}": row["accuracy"] for row in found["scores"]}
     return {name: value for name, value in scores.items() if value is not None} | {
         "minutes": found["seconds"]["fit"] / 60
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the record, empty before the first run."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Replace the record in one step, so that a command beside this one never reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
 
 
 def interval(values: np.ndarray) -> float:
@@ -144,33 +169,37 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 10], help="labels per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="label draws")
     parser.add_argument("--minutes", type=float, default=5.0, help="training of each run after the warm-up")
+    parser.add_argument("--threads", type=int, help="processor threads of each run; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder of the runs")
     parser.add_argument("--record", type=Path, default=RESULTS / "label_efficiency.json", help="where scores are kept")
     parser.add_argument("--warm-up", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the warm-up")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all other runs")
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
-    content = json.loads(options.record.read_text()) if options.record.exists() else {}
-    facts = {"minutes": options.minutes, "settings": options.set, "warm-up settings": options.warm_up}
-    if content and not options.show and {name: content[name] for name in facts} != facts:
+    facts = {
+        "minutes": options.minutes,
+        "threads": options.threads,
+        "settings": options.set,
+        "warm-up settings": options.warm_up,
+    }
+    content = read(options.record) or {**facts, "runs": {}}
+    if not options.show and {name: content[name] for name in facts} != facts:
         raise SystemExit(
             f"{options.record} was made with { ({n: content[n] for n in facts}) }; name another --record and --out."
         )
-    content = content or {**facts, "runs": {}}
-    runs = content["runs"]
     asked = list(itertools.product(options.seeds, options.labels, options.methods))
-    left = [one for one in asked if "/".join(map(str, (one[2], one[1], one[0]))) not in runs]
-    if left and not options.show:
-        start, minutes = warm_up(options.out, options.warm_up)
-        content["warm-up minutes"] = minutes
-        for number, (seed, num_labels, method) in enumerate(left):
-            ahead = (len(left) - number) * options.minutes
-            print(
-                f"\n=== {method}, {num_labels} per class, draw {seed}; about {ahead:.0f} minutes left ===", flush=True
-            )
-            runs[f"{method}/{num_labels}/{seed}"] = run(options, start, method, num_labels, seed)
-            options.record.parent.mkdir(parents=True, exist_ok=True)
-            options.record.write_text(json.dumps(content, indent=1) + "\n")
+    keys = [f"{method}/{num_labels}/{seed}" for seed, num_labels, method in asked]
+    if not options.show and not set(keys) <= set(content["runs"]):
+        start, content["warm-up minutes"] = warm_up(options.out, options.warm_up)
+        for number, (key, (seed, num_labels, method)) in enumerate(zip(keys, asked, strict=True)):
+            if key in read(options.record).get("runs", {}):
+                continue
+            ahead = (len(asked) - number) * options.minutes
+            print(f"\n=== {method}, {num_labels} per class, draw {seed}; at most {ahead:.0f} minutes ===", flush=True)
+            scores = run(options, start, method, num_labels, seed)
+            content["runs"] = read(options.record).get("runs", {}) | {key: scores}
+            write(options.record, content)
+    runs = content["runs"]
     if runs:
         show(runs, content["minutes"])
         draw(runs, options.record.with_suffix(".png"))

@@ -8,7 +8,13 @@ from lspread.labels.consistency import (
     mean_entropy_loss,
     mean_teacher_loss,
 )
-from lspread.labels.losses import contrastive_loss, pseudo_label_loss, spread_score_loss
+from lspread.labels.losses import (
+    agreement_loss,
+    contrastive_loss,
+    graph_contrastive_loss,
+    pseudo_label_loss,
+    spread_score_loss,
+)
 from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
@@ -24,12 +30,14 @@ __all__ = [
     "PropagationOperator",
     "PseudoLabels",
     "SpreadOperator",
+    "agreement_loss",
     "align_distribution",
     "certainty",
     "check_alpha",
     "class_prior",
     "confident_loss",
     "contrastive_loss",
+    "graph_contrastive_loss",
     "is_confident",
     "join_anchors",
     "label_matrix",

@@ -16,6 +16,7 @@ from lspread.labels import (
     PseudoLabels,
     confident_loss,
     contrastive_loss,
+    graph_contrastive_loss,
     is_confident,
     mean_entropy_loss,
     mean_teacher_loss,
@@ -23,7 +24,7 @@ from lspread.labels import (
 )
 from lspread.lit.averaging import teach
 from lspread.lit.batch import Batch, ImageBatch, to_float
-from lspread.lit.in_batch import in_batch_losses
+from lspread.lit.in_batch import InBatchPath
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
@@ -70,9 +71,14 @@ class FewLabelClassifier(LightningModule):
         ramp_epochs: Epochs over which `pseudo_weight`, `confident_weight` and `teacher_weight` grow from zero after
             the warm-up.
         contrastive_weight: Weight of the contrastive loss after the warm-up; costs a second view.
+        graph_contrastive_weight: Weight of `graph_contrastive_loss` with pseudo-labels: images of one probable class
+            shall look alike; costs a second view.
         spread_weight: Weight of the in-batch path: half of the batch's labels are hidden and predicted through the
             batch's own graph, with gradient to the embeddings.
         consistency_weight: Weight of cross entropy of the classifier to the in-batch graph's answer for hidden rows.
+        agreement_weight: Weight of `agreement_loss` of in-batch graphs on two views of the pool's images; costs the
+            second view and two solves.
+        bank_size: So many other images, with their latest embeddings, take part in the in-batch graphs.
         spread_layer: Layer of the in-batch path, such as `LabelPropagation`; None takes `LabelSpreading` with the next
             three.
         spread_k: Neighbours of the in-batch graph.
@@ -109,8 +115,11 @@ class FewLabelClassifier(LightningModule):
         entropy_weight: float = 0.0,
         ramp_epochs: int = 0,
         contrastive_weight: float = 0.0,
+        graph_contrastive_weight: float = 0.0,
         spread_weight: float = 0.0,
         consistency_weight: float = 0.0,
+        agreement_weight: float = 0.0,
+        bank_size: int = 0,
         spread_layer: nn.Module | None = None,
         spread_k: int = 10,
         spread_alpha: float = 0.9,
@@ -134,8 +143,11 @@ class FewLabelClassifier(LightningModule):
                 "entropy_weight": entropy_weight,
                 "mixup": mixup,
                 "contrastive_weight": contrastive_weight,
+                "graph_contrastive_weight": graph_contrastive_weight,
                 "spread_weight": spread_weight,
                 "consistency_weight": consistency_weight,
+                "agreement_weight": agreement_weight,
+                "bank_size": bank_size,
                 "warmup_epochs": warmup_epochs,
                 "ramp_epochs": ramp_epochs,
                 "weight_decay": weight_decay,
@@ -149,7 +161,8 @@ class FewLabelClassifier(LightningModule):
         self.warmup_epochs, self.temperature = warmup_epochs, temperature
         self.supervised_weight, self.pseudo_weight, self.ramp_epochs = supervised_weight, pseudo_weight, ramp_epochs
         self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
-        self.consistency_weight = consistency_weight
+        self.consistency_weight, self.agreement_weight = consistency_weight, agreement_weight
+        self.graph_contrastive_weight = graph_contrastive_weight
         self.pseudo_reduction: Literal["mean", "weighted_mean"] = pseudo_reduction
         self.mixup, self.entropy_weight = mixup, entropy_weight
         self.confident_weight, self.teacher_weight, self.threshold = confident_weight, teacher_weight, threshold
@@ -161,10 +174,10 @@ class FewLabelClassifier(LightningModule):
         width = int(backbone.num_features)  # type: ignore[arg-type]
         self.head = nn.Linear(width, num_classes)
         self.projection: nn.Module | None = None
-        if warmup_epochs or contrastive_weight:
+        if warmup_epochs or contrastive_weight or graph_contrastive_weight:
             self.projection = make_projection(width, projection_features)
         self.spread: nn.Module | None = None
-        if spread_weight or consistency_weight:
+        if spread_weight or consistency_weight or agreement_weight:
             self.spread = spread_layer or LabelSpreading(
                 num_classes,
                 k=spread_k,
@@ -179,6 +192,7 @@ class FewLabelClassifier(LightningModule):
         # What comes from the data is no buffer: weight averaging copies the module before it sees the data, and would
         # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
         self._moments = ImageMoments()
+        self._in_batch = InBatchPath(bank_size)
         self._warmup_seconds: float | None = None
         self.pseudo: PseudoLabels | None = None
         self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
@@ -223,6 +237,7 @@ class FewLabelClassifier(LightningModule):
         if data.num_classes != self.num_classes:
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
+        self._in_batch.start(data.split.pool)
         if self.moments is None:
             self.set_moments(data.mean, data.std)
         if self.pseudo is not None and len(self.pseudo.label) != len(data.given_label):
@@ -285,7 +300,7 @@ class FewLabelClassifier(LightningModule):
                 views["mixed"], *mixing = mix_images(views["strong"], self.mixup)
                 if not any(getattr(self, f"{name}_weight") for name in _ON_STRONG):
                     del views["strong"]
-        if self.contrastive_weight:
+        if self.contrastive_weight or self.graph_contrastive_weight or self.agreement_weight:
             views["second"] = self.strong(to_float(pool["image"]))
         z = self.backbone(self.normalize(torch.cat(list(views.values()))))
         sizes = [len(view) for view in views.values()]
@@ -303,12 +318,17 @@ class FewLabelClassifier(LightningModule):
             losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
         if self.entropy_weight:
             losses["entropy"] = mean_entropy_loss(torch.cat([v for n, v in logits_of.items() if n != "labeled"]))
-        if self.contrastive_weight:
+        if self.contrastive_weight or self.graph_contrastive_weight:
             first, second = self._project(torch.cat([z_of["strong"], z_of["second"]])).chunk(2)
-            losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
+            if self.contrastive_weight:
+                losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
+            if self.graph_contrastive_weight:
+                probability = self._pseudo("graph_contrastive_weight").probability[pool["index"]]
+                losses["graph_contrastive"] = graph_contrastive_loss(
+                    first, second, probability, temperature=self.temperature
+                )
         if self.spread is not None:
-            z_both, logits_both = (torch.cat([of["labeled"], of["strong"]]) for of in (z_of, logits_of))
-            losses |= self._in_batch_losses(z_both, logits_both, torch.cat([labeled["index"], pool["index"]]))
+            losses |= self._in_batch_losses(z_of, logits_of, {"labeled": labeled["index"], "pool": pool["index"]})
         return losses
 
     def _compare(self, logits: Tensor, index: Tensor, mixing: list[Tensor] | None) -> Tensor:
@@ -332,29 +352,29 @@ class FewLabelClassifier(LightningModule):
             self.log("confident_share", share, **_PER_EPOCH, batch_size=len(weak))
         return confident_loss(strong, probability, threshold=threshold)
 
-    def _in_batch_losses(self, z: Tensor, logits: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """Hide half of the batch's labels, spread the others over the batch's graph, and ask for the hidden ones."""
+    def _in_batch_losses(
+        self, z: dict[str, Tensor], logits: dict[str, Tensor], index: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the losses of the batch's own graph, of views and items by name."""
         assert self.spread is not None
         if self.pseudo is None:
-            label = self._given(index)
-            trust = (label != UNLABELED).to(z.dtype)
+            label = self._given(slice(None))
+            trust = (label != UNLABELED).to(torch.float32)
         else:
-            label, trust = self.pseudo.label[index], self.pseudo.weight[index]
-        # Drawn per item, not per row: another copy of the same image must not give the answer away.
-        is_hidden = (torch.rand(len(self.given_label), device=z.device) < 0.5)[index]
-        losses = in_batch_losses(self.spread, z, logits, label, trust, is_hidden)
-        return {name: loss for name, loss in losses.items() if self._weight(name)}
+            label, trust = self.pseudo.label, self.pseudo.weight
+        wanted = [name for name in ("spread", "consistency", "agreement") if self._weight(name)]
+        return self._in_batch.losses(self.spread, z, logits, index, label, trust, wanted)
 
-    def _given(self, index: Tensor) -> Tensor:
-        if self.given_label.device != index.device:
-            self.given_label = self.given_label.to(index.device)
+    def _given(self, index: Tensor | slice) -> Tensor:
+        if self.given_label.device != self.device:
+            self.given_label = self.given_label.to(self.device)
         return self.given_label[index]
 
-    def _pseudo(self) -> PseudoLabels:
+    def _pseudo(self, name: str = "pseudo_weight") -> PseudoLabels:
         if self.pseudo is None:
             raise ConfigError(
-                "pseudo_weight > 0 needs pseudo-labels; add the callback lspread.lit.RefreshPseudoLabels, "
-                "or train with pseudo_weight=0."
+                f"{name} > 0 needs pseudo-labels; add the callback lspread.lit.RefreshPseudoLabels, "
+                f"or train with {name}=0."
             )
         return self.pseudo
 
@@ -393,6 +413,9 @@ class FewLabelClassifier(LightningModule):
             self._warmup_seconds = seconds_gone(self.trainer)
 
 
-_ON_STRONG = ("confident", "teacher", "entropy", "contrastive", "spread", "consistency")
+_ON_STRONG = (
+    *("confident", "teacher", "entropy", "contrastive", "graph_contrastive"),
+    *("spread", "consistency", "agreement"),
+)
 """Pieces of the loss that look at strongly changed pool images, beside "pseudo", for which they may be mixed."""
 _PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}

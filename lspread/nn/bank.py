@@ -155,7 +155,7 @@ class EmbeddingBank(nn.Module):
         if exclude is not None:
             is_there = is_there.index_fill(0, exclude, False)
         if self._is_full:
-            size = min(size, self.num_items - (0 if exclude is None else len(exclude)))
+            size = min(size, max(0, self.num_items - (0 if exclude is None else len(exclude))))
         else:
             size = min(size, int(is_there.sum()))  # sync: likewise
         if order == "freshest":

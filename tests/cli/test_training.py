@@ -322,7 +322,7 @@ def write_fashion(folder):
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = ["digits", "fashion_mnist", "image_folder", "supervised"]
+FILES = ["digits", "fashion_mnist", "fashion_mnist_10min", "image_folder", "supervised"]
 BENCHMARKS = ["cifar10", "cifar100", "image_classes", "medmnist", "stl10", "svhn"]
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lspread.errors import ConfigError, GraphError
-from lspread.labels import contrastive_loss, pseudo_label_loss, pseudo_labels, spread_score_loss
+from lspread.labels import (
+    agreement_loss,
+    contrastive_loss,
+    graph_contrastive_loss,
+    pseudo_label_loss,
+    pseudo_labels,
+    spread_score_loss,
+)
 from tests.reference import seeded
 
 
@@ -98,6 +105,74 @@ def test_contrastive_loss_gradient_and_types():
     assert contrastive_loss(second, first).item() == pytest.approx(contrastive_loss(first, second).item())
 
 
+@pytest.mark.parametrize("sharpening", [0.25, 1.0])
+def test_agreement_loss_by_hand(sharpening):
+    first = torch.tensor([[0.3, 0.1, 0.1], [0.2, 0.0, 0.2], [0.0, 0.0, 0.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
+    second = torch.tensor([[0.1, 0.1, 0.2], [0.1, 0.2, 0.1], [0.4, 0.1, 0.1], [0.0, 0.0, 0.0]], dtype=torch.float64)
+
+    def sharpen(row):
+        powers = [x ** (1 / sharpening) for x in row]
+        return [x / sum(powers) for x in powers]
+
+    def cross(target, row):
+        return -sum(t * math.log(p / sum(row)) for t, p in zip(sharpen(target), row, strict=True) if t > 0)
+
+    # Rows 2 and 3 are reached by one graph only; in row 1 the second view's target asks for a class that the first's
+    # graph gave nothing, which counts with the smallest number that there is.
+    rows = [(cross(first[0].tolist(), second[0].tolist()) + cross(second[0].tolist(), first[0].tolist())) / 2]
+    assert agreement_loss(first[[0, 2, 3]], second[[0, 2, 3]], sharpening=sharpening).item() == pytest.approx(rows[0])
+    assert math.isfinite(agreement_loss(first, second, sharpening=sharpening).item())
+    assert agreement_loss(second, first).item() == pytest.approx(agreement_loss(first, second).item())
+    assert agreement_loss(first[2:], second[2:]).item() == 0
+    sure = torch.eye(3, dtype=torch.float64)
+    assert agreement_loss(sure, sure).item() == 0
+    assert agreement_loss(sure, sure.roll(1, 0)).item() > 100
+
+
+def test_agreement_loss_gradient():
+    first, second = (part.requires_grad_() for part in torch.rand(2, 5, 3, generator=seeded(8), dtype=torch.float64))
+    fixed = [part.detach() for part in (first, second)]
+
+    def with_fixed_targets(one, other):
+        logs = [(part / part.sum(1, keepdim=True)).log() for part in (one, other)]
+        targets = [part**4 / (part**4).sum(1, keepdim=True) for part in fixed]
+        return -(targets[1] * logs[0] + targets[0] * logs[1]).sum(1).mean() / 2
+
+    wanted = torch.autograd.grad(with_fixed_targets(first, second), (first, second))
+    found = torch.autograd.grad(agreement_loss(first, second), (first, second))
+    torch.testing.assert_close(found, wanted)
+    dead = torch.tensor([[0.5, 0.0]], dtype=torch.float64, requires_grad=True)
+    agreement_loss(dead, torch.tensor([[0.0, 0.5]], dtype=torch.float64)).backward()
+    assert dead.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.1])
+def test_graph_contrastive_loss_against_a_double_loop(threshold):
+    first, second = torch.randn(2, 5, 4, generator=seeded(9), dtype=torch.float64)
+    probability = torch.randn(5, 3, generator=seeded(10), dtype=torch.float64).mul(2).softmax(1)
+    total = 0.0
+    for i in range(5):
+        joined, cosines = [], []
+        for j in range(5):
+            both = (probability[i] @ probability[j]).item()
+            joined.append(1.0 if i == j else both if both >= threshold else 0.0)
+            cosines.append((first[i] @ second[j] / (first[i].norm() * second[j].norm())).item() / 0.3)
+        log_sum = math.log(sum(math.exp(x) for x in cosines))
+        total -= sum(w * (x - log_sum) for w, x in zip(joined, cosines, strict=True)) / sum(joined)
+    found = graph_contrastive_loss(first, second, probability, temperature=0.3, threshold=threshold)
+    assert found.item() == pytest.approx(total / 5, rel=1e-10)
+
+
+def test_graph_contrastive_loss_gradient_and_types():
+    first, second = (part.requires_grad_() for part in torch.randn(2, 4, 3, generator=seeded(11), dtype=torch.float64))
+    probability = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: graph_contrastive_loss(a, b, probability), (first, second))
+    graph_contrastive_loss(first, second, probability).backward()
+    assert probability.grad is None
+    half = graph_contrastive_loss(first.bfloat16(), second.bfloat16(), probability.float())
+    assert half.dtype == torch.float32
+
+
 def test_errors():
     with pytest.raises(GraphError, match=r"needs logits \(m, c\) and one item number per row.*got \(3, 2\) and \(2,\)"):
         pseudo_label_loss(torch.zeros(3, 2), pseudo(), torch.tensor([0, 1]))
@@ -110,3 +185,9 @@ def test_errors():
     ):
         with pytest.raises(GraphError, match=r"needs two views \(m, d\) of at least 2 images"):
             contrastive_loss(first, second)
+    with pytest.raises(GraphError, match=r"agreement_loss needs scores \(m, c\) of two views"):
+        agreement_loss(torch.zeros(3, 2), torch.zeros(2, 2))
+    with pytest.raises(ConfigError, match=r"sharpening must be in \(0, 1\]; got 0"):
+        agreement_loss(torch.zeros(3, 2), torch.zeros(3, 2), sharpening=0)
+    with pytest.raises(GraphError, match=r"needs two views \(m, d\) and probabilities \(m, c\)"):
+        graph_contrastive_loss(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(2, 2))

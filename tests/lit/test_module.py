@@ -15,11 +15,20 @@ from torch.nn.functional import cross_entropy
 from lspread.data import mix_images
 from lspread.errors import ConfigError
 from lspread.graph import SelfTuning
-from lspread.labels import contrastive_loss, label_matrix, mean_entropy_loss, normalize_scores, pseudo_label_loss
+from lspread.labels import (
+    Anchors,
+    agreement_loss,
+    contrastive_loss,
+    graph_contrastive_loss,
+    label_matrix,
+    mean_entropy_loss,
+    normalize_scores,
+    pseudo_label_loss,
+)
 from lspread.lit import FewLabelClassifier, RampedAveraging, RefreshPseudoLabels
 from lspread.lit.averaging import averaged_module
 from lspread.lit.random_state import RandomState
-from lspread.nn import LabelPropagation
+from lspread.nn import LabelPropagation, LabelSpreading
 from lspread.typing import UNLABELED
 
 from .conftest import NUM_CLASSES, make_data, make_model
@@ -32,6 +41,28 @@ class Darker(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return 0.5 * image
+
+
+class Changing(nn.Module):
+    """Two strong views that can be computed by hand: a little darker, then a little more."""
+
+    number = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.number += 1
+        return image * 0.9**self.number
+
+
+class Spy(LabelSpreading):
+    """Notes what it is asked."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seen: list[tuple[Tensor, Tensor, Anchors | None]] = []
+
+    def forward(self, z: Tensor, labels: Tensor, *, anchors: Anchors | None = None) -> Tensor:
+        self.seen.append((z, labels, anchors))
+        return super().forward(z, labels, anchors=anchors)
 
 
 def first_batch(model: FewLabelClassifier, make_trainer: Callable[..., Trainer], **options: Any) -> dict[str, Any]:
@@ -189,7 +220,13 @@ def test_in_batch_losses_hide_items_not_rows_and_reach_the_backbone(make_trainer
     z = embeddings(model, batch, "labeled", "pool")
     index = torch.cat([batch["labeled"]["index"], batch["pool"]["index"]])
     torch.manual_seed(5)
-    losses = model._in_batch_losses(z, model.head(z), index)
+    sizes = [len(batch["labeled"]["index"]), len(batch["pool"]["index"])]
+    views = ("labeled", "strong")
+    losses = model._in_batch_losses(
+        dict(zip(views, z.split(sizes), strict=True)),
+        dict(zip(views, model.head(z).split(sizes), strict=True)),
+        {name: batch[name]["index"] for name in ("labeled", "pool")},
+    )
     torch.manual_seed(5)
     is_hidden = (torch.rand(len(model.given_label)) < 0.5)[index]
     label, trust = model.pseudo.label[index], model.pseudo.weight[index]
@@ -207,6 +244,90 @@ def test_in_batch_losses_hide_items_not_rows_and_reach_the_backbone(make_trainer
     for parameter in (model.backbone.stem.weight, model.spread.logit_alpha, model.spread.log_bandwidth):
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0
+
+
+def test_agreement_asks_the_graphs_of_both_views(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=Changing(), agreement_weight=1.0, spread_k=4, learn_spread=True)
+    batch = first_batch(model, make_trainer)
+    assert model.spread is not None
+    model.strong.number = 0
+    losses = model._labeled_losses(batch)
+    images = {name: batch[name]["image"].float() / 255 for name in ("labeled", "pool")}
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in model.moments or ())
+    views = [images["labeled"], 0.9 * images["pool"], 0.9**2 * images["pool"]]
+    labeled, strong, second = model.backbone((torch.cat(views) - mean) / std).split([len(view) for view in views])
+    # The given labels teach; rows of the pool are asked, also where they show a labeled item.
+    label = torch.full((len(labeled) + len(strong),), UNLABELED)
+    label[: len(labeled)] = model.given_label[batch["labeled"]["index"]]
+    answers = [model.spread(torch.cat([labeled, view]), label)[len(labeled) :] for view in (strong, second)]
+    torch.testing.assert_close(losses["agreement"], agreement_loss(*answers))
+    assert losses["agreement"] > 0
+    losses["agreement"].backward()
+    for parameter in (model.backbone.stem.weight, model.spread.logit_alpha, model.spread.log_bandwidth):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+
+
+def test_bank_stands_beside_the_batch_without_gradient_and_hides_with_it(make_trainer: Callable[..., Trainer]) -> None:
+    layer = Spy(NUM_CLASSES, k=4)
+    model = make_model(weak=SAME, strong=SAME, spread_weight=1.0, spread_layer=layer, bank_size=20)
+    batch = first_batch(model, make_trainer)
+    assert model.pseudo is not None
+    seen: dict[int, Tensor] = {}
+    for step in range(4):
+        model._labeled_losses(batch)
+        z, _, anchors = layer.seen[-1]
+        assert anchors is not None
+        assert not anchors.embedding.requires_grad
+        items = anchors.index
+        assert len(items) == len(items.unique()) <= 20
+        assert not torch.isin(items, torch.cat([batch[name]["index"] for name in ("labeled", "pool")])).any()
+        if step == 0:
+            assert not len(items), "nothing was seen before the first batch"
+        known = anchors.label.sum(1)
+        assert ((known == 0) | torch.isclose(known, model.pseudo.weight[items])).all()
+        for item, row in zip(items.tolist(), anchors.embedding, strict=True):
+            torch.testing.assert_close(row, seen[item])
+        seen |= dict(zip(torch.cat([batch[name]["index"] for name in batch]).tolist(), z.detach(), strict=True))
+        batch = {"labeled": batch["labeled"], "pool": next(iter(model.data.train_dataloader()["pool"]))}
+
+
+def test_graph_contrast_joins_images_of_one_pseudo_label(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(weak=SAME, strong=Changing(), graph_contrastive_weight=1.0, temperature=0.3)
+    batch = first_batch(model, make_trainer)
+    assert model.pseudo is not None
+    model.strong.number = 0
+    losses = model._labeled_losses(batch)
+    images = {name: batch[name]["image"].float() / 255 for name in ("labeled", "pool")}
+    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in model.moments or ())
+    views = [images["labeled"], 0.9 * images["pool"], 0.9**2 * images["pool"]]
+    _, strong, second = model.backbone((torch.cat(views) - mean) / std).split([len(view) for view in views])
+    first, other = model.projection(torch.cat([strong, second])).chunk(2)
+    probability = model.pseudo.probability[batch["pool"]["index"]]
+    expected = graph_contrastive_loss(first, other, probability, temperature=0.3)
+    torch.testing.assert_close(losses["graph_contrastive"], expected)
+    model.pseudo = None
+    model.pseudo_weight = 0
+    with pytest.raises(ConfigError, match="graph_contrastive_weight > 0 needs pseudo-labels"):
+        model._labeled_losses(batch)
+
+
+def test_every_piece_of_the_graph_trains_together(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(
+        warmup_epochs=1,
+        spread_weight=0.1,
+        consistency_weight=0.1,
+        agreement_weight=0.1,
+        graph_contrastive_weight=0.1,
+        bank_size=20,
+        spread_k=4,
+    )
+    trainer = make_trainer(RefreshPseudoLabels(k=5), RampedAveraging(0.9), max_epochs=3)
+    trainer.fit(model, datamodule=make_data())
+    logged = {name for name in trainer.callback_metrics if name.endswith("_loss")}
+    assert {"spread_loss", "consistency_loss", "agreement_loss", "graph_contrastive_loss", "pseudo_loss"} <= logged
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert not any("bank" in name for name in model.state_dict())
 
 
 def test_in_batch_path_needs_no_pseudo_labels(make_trainer: Callable[..., Trainer]) -> None:
