@@ -4,6 +4,8 @@ The others are those of configs/methods/. The contrastive warm-up needs no label
 draw and number of labels starts from it. Then each trains for the same minutes with the same network, optimizer and
 weight averaging, and the last averaged weights are tested. Supervised training alone starts from the warm-up as well,
 so that only what a method makes of the unlabeled images is compared; "linear_probe" holds the network of the warm-up.
+"lspread_chosen" is lspread with as many labels that it asked for by itself: items that cover the graph of the warm-up's
+embeddings, chosen without a single label. It is a column of its own, since classes are no longer drawn alike.
 The warm-up is kept under a name made of its settings and used again. Scores of finished runs are kept in a small JSON
 and not run again; an unfinished one goes on where it was. Commands on different methods may share one record and run
 side by side, each on its own cores (`--threads 1` and `taskset`), so that none takes another's time.
@@ -31,7 +33,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 DATA = ROOT / "configs" / "fashion_mnist.yaml"
-METHODS = ["lspread", *sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))]
+METHODS = ["lspread", "lspread_chosen", *sorted(path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml"))]
 COLUMNS = {"test classifier": "test", "unlabeled graph": "transductive, graph", "unlabeled classifier": "transductive"}
 
 
@@ -75,13 +77,47 @@ def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
     return start, found["seconds"]["fit"] / 60
 
 
+def choose(folder: Path, num_labels: int, seed: int) -> list[int]:
+    """Return the training images that cover the graph of the warm-up's embeddings, none of whose labels is known."""
+    import torch
+
+    from lspread.active import Coverage, make_pool
+    from lspread.data import FashionMNIST
+    from lspread.lit import RefreshPseudoLabels
+    from lspread.lit.saved_model import load_classifier
+    from lspread.nn import embed
+    from lspread.typing import UNLABELED
+
+    data = FashionMNIST()
+    data.setup()
+    saved = load_classifier(folder)
+    refresh = next(
+        one["init_args"]
+        for one in yaml.safe_load(DATA.read_text())["trainer"]["callbacks"]
+        if one["class_path"] == "lspread.lit.RefreshPseudoLabels"
+    )
+    z = embed(saved.backbone, data.pool_dataloader(), preprocess=lambda image: (image - saved.mean) / saved.std)
+    graph = RefreshPseudoLabels(**refresh).build_graph(z)
+    pool = make_pool(z, graph, torch.full((len(z),), UNLABELED), data.num_classes)
+    rows = Coverage(seed=seed)(pool, num_labels * data.num_classes).index
+    return data.split.pool[rows].tolist()
+
+
 def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, seed: int) -> dict[str, float]:
     """Train one method on one draw of labels and return its scores."""
-    configs = [DATA, *([] if method == "lspread" else [ROOT / "configs" / "methods" / f"{method}.yaml"]), start]
+    configs = [
+        DATA,
+        *([] if method.startswith("lspread") else [ROOT / "configs" / "methods" / f"{method}.yaml"]),
+        start,
+    ]
     freeze = ["--model.backbone.init_args.freeze=true"] if method == "linear_probe" else []
     seconds = round(60 * options.minutes)
+    labels = [f"--data.num_labels_per_class={num_labels}"]
+    if method == "lspread_chosen":
+        chosen = choose(start.parent, num_labels, seed)
+        labels = ["--data.num_labels_per_class=null", f"--data.labeled_indices={chosen}"]
     settings = [
-        f"--data.num_labels_per_class={num_labels}",
+        *labels,
         f"--data.seed={seed}",
         f"--seed_everything={seed}",
         "--trainer.max_epochs=-1",
@@ -134,7 +170,7 @@ def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
             pairs = [
                 100 * (runs[f"lspread/{num_labels}/{seed}"]["test classifier"] - row["test classifier"])
                 for seed, row in found.items()
-                if method != "lspread" and f"lspread/{num_labels}/{seed}" in runs
+                if not method.startswith("lspread") and f"lspread/{num_labels}/{seed}" in runs
             ]
             ahead = f"{np.mean(pairs):+.1f} +- {interval(np.array(pairs)):.1f}" if pairs else ""
             print(f"{method:16}{len(found):>6}" + "".join(f"{cell:>24}" for cell in [*cells, ahead]))
@@ -153,7 +189,7 @@ def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
         shown = [method for method in METHODS if any(key.startswith(f"{method}/{count}/") for key in runs)]
         for place, method in enumerate(reversed(shown)):
             values = [100 * row["test classifier"] for key, row in runs.items() if key.startswith(f"{method}/{count}/")]
-            color = "tab:green" if method == "lspread" else "tab:gray"
+            color = "tab:green" if method.startswith("lspread") else "tab:gray"
             axes.plot(values, [place] * len(values), "o", color=color, alpha=0.6)
             axes.plot(np.mean(values), place, "|", color=color, markersize=18, markeredgewidth=2)
         axes.set_yticks(range(len(shown)), reversed(shown))
