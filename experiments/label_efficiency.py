@@ -7,8 +7,9 @@ so that only what a method makes of the unlabeled images is compared; "linear_pr
 "lspread_chosen" is lspread with as many labels that it asked for by itself: items that cover the graph of the warm-up's
 embeddings, chosen without a single label. It is a column of its own, since classes are no longer drawn alike.
 The warm-up is kept under a name made of its settings and used again. Scores of finished runs are kept in a small JSON
-and not run again; an unfinished one goes on where it was. Commands on different methods may share one record and run
-side by side, each on its own cores (`--threads 1` and `taskset`), so that none takes another's time.
+and not run again; an unfinished one goes on where it was. With `--threads 1` the minutes are those that the processor
+worked for a run, so that nothing else on the machine takes any of them; several commands may then share one record
+and run side by side.
 
     python experiments/label_efficiency.py --minutes 5                        # all of it; says how long it will take
     python experiments/label_efficiency.py --warm-up model.warmup_epochs=40 --record hour.json      # a longer warm-up
@@ -37,13 +38,18 @@ METHODS = ["lspread", "lspread_chosen", *sorted(path.stem for path in (ROOT / "c
 COLUMNS = {"test classifier": "test", "unlabeled graph": "transductive, graph", "unlabeled classifier": "transductive"}
 
 
+BY_PROCESSOR_TIME = "import time; time.monotonic = time.process_time; from lspread.cli.main import main; exit(main())"
+"""Lightning's timer, which ends a run, asks `time.monotonic`."""
+
+
 def fit(folder: Path, configs: list[Path], settings: list[str], threads: int | None = None) -> dict[str, Any]:
     """Train, go on with what an interruption left, or take what is there; return results.json."""
     results = folder / "results.json"
     if not results.exists():
         is_begun = (folder / "checkpoints" / "last.ckpt").exists()
         what = [str(folder)] if is_begun else [part for path in configs for part in ("--config", str(path))]
-        command = [sys.executable, "-m", "lspread", "fit", *what, f"--run_dir={folder}", *settings]
+        start = ["-c", BY_PROCESSOR_TIME] if threads == 1 else ["-m", "lspread"]
+        command = [sys.executable, *start, "fit", *what, f"--run_dir={folder}", *settings]
         limits = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "NUMBA")}
         subprocess.run(command, check=True, env=os.environ | limits)
     found: dict[str, Any] = json.loads(results.read_text())
@@ -205,7 +211,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 10], help="labels per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="label draws")
     parser.add_argument("--minutes", type=float, default=5.0, help="training of each run after the warm-up")
-    parser.add_argument("--threads", type=int, help="processor threads of each run; default: all")
+    parser.add_argument("--threads", type=int, help="threads of each run; 1: minutes of processor time")
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder of the runs")
     parser.add_argument("--record", type=Path, default=RESULTS / "label_efficiency.json", help="where scores are kept")
     parser.add_argument("--warm-up", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the warm-up")

@@ -1,0 +1,387 @@
+"""What the three estimators share: from X and y to a graph, a solve, and votes for new items."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lspread.active import audit_labels
+from lspread.errors import ConfigError, DataError
+from lspread.estimators.calibration import calibration_error, fit_temperature, folds, sharpen
+from lspread.estimators.reading import densify, merge_rows, read_graph, read_labels
+from lspread.graph import Gaussian, Graph, SelfTuning, build_graph, find_neighbors, normalize_graph
+from lspread.labels import ClassPrior, certainty, class_prior, match_prior, normalize_scores
+from lspread.nn import InductiveHead
+from lspread.solve import ConjugateGradient, Solution, Status
+from lspread.typing import UNLABELED, Metric
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["GraphClassifier", "KernelOption"]
+
+KernelOption: TypeAlias = Literal["knn", "rbf", "precomputed"] | Callable[[Any, Any], Any]
+
+DENSE_NODES = 4096
+"""Up to so many items, `kernel="rbf"` joins all pairs."""
+RBF_NEIGHBORS = 100
+SINGLE_NODES = 2048
+"""From so many items on, the graph is built and solved in float32."""
+ROWS = 1024
+"""New items that `predict` looks at together."""
+DOUBT = 1e-3
+"""What the class of the nearest labeled item gets above all others where no label arrives."""
+LEAST_TRUST = 1e-3
+NUM_FOLDS = 5
+
+
+class GraphClassifier(ClassifierMixin, BaseEstimator):
+    """What the three share: from X and y to a graph, a solve, and votes for new items."""
+
+    balance = True
+
+    def __init__(
+        self,
+        kernel: KernelOption,
+        *,
+        gamma: float,
+        n_neighbors: int,
+        max_iter: int,
+        tol: float,
+        n_jobs: int | None,
+        metric: Metric,
+        prior: ClassPrior | ArrayLike,
+        robust: bool,
+        calibrate: bool,
+        device: str | None,
+        verbose: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.gamma = gamma
+        self.n_neighbors = n_neighbors
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_jobs = n_jobs
+        self.metric = metric
+        self.prior = prior
+        self.robust = robust
+        self.calibrate = calibrate
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GraphClassifier:
+        """Build the graph of X and spread the given labels over it.
+
+        Args:
+            X: `(n, d)` dense or sparse numbers; with `kernel="precomputed"` symmetric weights `(n, n)`, dense or
+                sparse, or a graph of PyG (`Data`) or of lspread. Equal rows become one node of the graph.
+            y: `(n,)` classes of any type. -1 means no label, and so do None, NaN and "" among strings or objects.
+            sample_weight: `(n,)` >= 0, how far each label is trusted: 1 as usual, less for doubtful ones. A row of
+                weight 0 is left out altogether, as in scikit-learn, and a row of weight 2 is a row that is there twice.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: X or y cannot be used; the message says why.
+        """
+        self._check_options()
+        start = time.perf_counter()
+        with self._threads():
+            rows, label = self._read(X, y, sample_weight)
+            graph = self._make_graph()
+            self._say(f"graph: {graph.num_nodes} nodes, {graph.num_edges} edges", start)
+            targets = self._make_targets(rows, label, graph)
+            solution = self._solve(graph, targets)
+            self._say(f"solve: {solution.num_steps} steps, {solution.status.value}", start)
+            self._keep(graph, targets, solution, rows, label)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the likeliest class of each row `(m,)`.
+
+        Args:
+            X: `(m, d)`; with `kernel="precomputed"` weights to the n fitted items `(m, n)`.
+        """
+        position = self.predict_proba(X).argmax(1)
+        return self.classes_[position]
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return class probabilities `(m, c)`: the votes of the nearest fitted items, weighted by the kernel.
+
+        Args:
+            X: As for `predict`.
+        """
+        check_is_fitted(self)
+        if self.kernel == "precomputed" or callable(self.kernel):
+            weight = self._weights_to_fitted(X)
+            mass = weight @ self._votes.cpu().numpy()
+            total = mass.sum(1, keepdims=True)
+            votes = np.where(total > 0, mass / np.where(total > 0, total, 1), self.class_prior_)
+        else:
+            x = self._as_tensor(validate_data(self, X, accept_sparse=True, dtype=np.float64, reset=False))
+            with self._threads(), torch.inference_mode():
+                votes = torch.cat([self._head(part) for part in x.split(ROWS)]).double().cpu().numpy()
+        return self._sharpen(votes)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.pairwise = self.kernel == "precomputed"
+        return tags
+
+    # Reading
+
+    def _check_options(self) -> None:
+        if not callable(self.kernel) and self.kernel not in ("knn", "rbf", "precomputed"):
+            raise ConfigError(
+                f"kernel must be 'knn', 'rbf', 'precomputed' or a function of two X; got {self.kernel!r}."
+            )
+        for name, is_fine, needed in (
+            ("n_neighbors", self.n_neighbors >= 1, "at least 1"),
+            ("gamma", self.gamma > 0, "greater than 0"),
+            ("max_iter", self.max_iter >= 1, "at least 1"),
+            ("tol", self.tol > 0, "greater than 0"),
+        ):
+            if not is_fine:
+                raise ConfigError(f"{name} must be {needed}; got {getattr(self, name)}.")
+
+    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Keep X without copies of rows; return the node of each row and its label, both `(n,)`.
+
+        Rows of weight 0 have node -1.
+        """
+        if y is None:
+            raise DataError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None. Give -1 where no label is."
+            )
+        if self.kernel == "precomputed":
+            self._given_graph = read_graph(X)
+            n = self._given_graph.num_nodes
+            self.n_features_in_ = n
+        else:
+            X = validate_data(self, X, accept_sparse=True, dtype=np.float64)
+            n = X.shape[0]
+        self.classes_, label = read_labels(y, n)
+        self._weight = np.ones(n) if sample_weight is None else _check_sample_weight(sample_weight, np.empty((n, 1)))
+        if (self._weight < 0).any():
+            raise DataError(f"sample_weight must be 0 or more; the smallest is {self._weight.min()}.")
+        is_kept = self._weight > 0
+        if not (label[is_kept] != UNLABELED).any():
+            raise DataError("every labeled row has sample_weight 0; there is no label left to spread.")
+        if self.kernel == "precomputed":
+            self._given_graph = _without(self._given_graph, is_kept)
+            return np.where(is_kept, np.arange(n), -1), label
+        dense = densify(X)
+        kept = np.flatnonzero(is_kept)
+        first, node = merge_rows(dense[kept])
+        self.X_ = dense[kept[first]]
+        rows = np.full(n, -1)
+        rows[kept] = node
+        return rows, label
+
+    def _as_tensor(self, X: Any) -> Tensor:
+        device = torch.device("cpu" if self.device is None else self.device)
+        return torch.from_numpy(np.ascontiguousarray(densify(X))).to(device, self._dtype)
+
+    # Graph
+
+    def _make_graph(self) -> Graph:
+        """Return the symmetric graph, not normalized."""
+        if self.kernel == "precomputed":
+            self._dtype = self._given_graph.edge_weight.dtype
+            return self._given_graph.to(self.device or "cpu")
+        n = len(self.X_)
+        self._dtype = torch.float64 if n < SINGLE_NODES else torch.float32
+        if callable(self.kernel):
+            return read_graph(self.kernel(self.X_, self.X_)).to(self.device or "cpu", self._dtype)
+        z = self._as_tensor(self.X_)
+        if n == 1:
+            none = torch.zeros(2, 0, dtype=torch.int64, device=z.device)
+            return Graph.from_edges(none, z.new_zeros(0), num_nodes=1)
+        if self.kernel == "knn":
+            k = min(self.n_neighbors, n - 1)
+            return build_graph(z, find_neighbors(z, k, metric=self.metric), kernel=SelfTuning())
+        k = n - 1 if n <= DENSE_NODES else RBF_NEIGHBORS
+        width = Gaussian((2 * self.gamma) ** -0.5)
+        return build_graph(z, find_neighbors(z, k, metric=self.metric), kernel=width)
+
+    def _make_targets(self, rows: NDArray[np.int64], label: NDArray[np.int64], graph: Graph) -> Tensor:
+        """Return Y `(nodes, c)`: weights of the labels that every node has."""
+        c = len(self.classes_)
+        targets = torch.zeros(graph.num_nodes, c, dtype=torch.float64)
+        is_given = (label != UNLABELED) & (rows >= 0)
+        node, number = torch.from_numpy(rows[is_given]), torch.from_numpy(label[is_given])
+        weight = torch.from_numpy(np.asarray(self._weight, dtype=np.float64)[is_given])
+        targets.view(-1).index_add_(0, node * c + number, weight)
+        targets = targets.to(graph.device, graph.edge_weight.dtype)
+        self.label_trust_ = np.where(is_given, 1.0, np.nan)
+        if self.robust and len(node.unique()) > 1:
+            likeliest = torch.where((targets != 0).any(1), targets.argmax(1), UNLABELED)
+            audit = audit_labels(normalize_graph(graph), likeliest, c)
+            trust = torch.ones(graph.num_nodes, dtype=targets.dtype, device=targets.device)
+            trust[audit.index] = audit.trust.clamp(min=LEAST_TRUST)
+            self.label_trust_[is_given] = trust.double().cpu().numpy()[rows[is_given]]
+            targets = targets * trust[:, None]
+        return targets
+
+    def _balanced(self, targets: Tensor) -> Tensor:
+        mass = targets.sum(0)
+        return targets / torch.where(mass > 0, mass, 1) if self.balance else targets
+
+    def _solver(self) -> ConjugateGradient:
+        return ConjugateGradient(rtol=self.tol, max_steps=self.max_iter)
+
+    def _solve(self, graph: Graph, targets: Tensor) -> Solution:
+        raise NotImplementedError
+
+    # Answers
+
+    def _keep(
+        self, graph: Graph, targets: Tensor, solution: Solution, rows: NDArray[np.int64], label: NDArray[np.int64]
+    ) -> None:
+        """Set the fitted attributes."""
+        self.graph_ = graph
+        self.n_iter_ = max(1, solution.num_steps)
+        self.converged_ = solution.status is Status.CONVERGED
+        tiny = torch.finfo(graph.edge_weight.dtype).tiny
+        size = torch.linalg.vector_norm(targets, dim=0).clamp(min=tiny)
+        self.residual_ = float((solution.residual.amax(0) / size).max())
+        if not self.converged_:
+            warnings.warn(
+                f"the solve ended after max_iter={self.max_iter} steps with a relative residual of "
+                f"{self.residual_:.2g}, above tol={self.tol}. Raise max_iter, raise tol or lower alpha.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        self._given = torch.from_numpy(label[label != UNLABELED])
+        frequencies = class_prior("labeled", self._given, len(self.classes_))
+        assert frequencies is not None
+        self.class_prior_ = frequencies.double().numpy()
+        probability, is_reached = normalize_scores(solution.value)
+        probability = self._fill(self._match_prior(probability, is_reached), is_reached, targets)
+        self._votes = probability
+        self.temperature_, self.calibration_error_ = 1.0, np.nan
+        if self.calibrate:
+            self._calibrate(graph, targets)
+        if self.kernel in ("knn", "rbf"):
+            weight: Literal["self_tuning", "gaussian"] = "self_tuning" if self.kernel == "knn" else "gaussian"
+            bank = self._as_tensor(self.X_)
+            k = self.n_neighbors if self.kernel == "knn" else RBF_NEIGHBORS
+            width = 1.0 if self.kernel == "knn" else (2 * self.gamma) ** -0.5
+            self._head = InductiveHead(bank, probability, k=k, weight=weight, bandwidth=width, metric=self.metric)
+
+        distribution = np.tile(self.class_prior_, (len(rows), 1))
+        is_in = rows >= 0
+        distribution[is_in] = probability.double().cpu().numpy()[rows[is_in]]
+        self.label_distributions_ = self._sharpen(distribution)
+        self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
+        self.confidence_ = certainty(torch.from_numpy(self.label_distributions_)).numpy()
+        reached = is_reached.cpu().numpy()
+        self.n_unreached_ = int((~reached[rows[is_in]]).sum())
+        if self.n_unreached_:
+            warnings.warn(
+                f"no label reaches {self.n_unreached_} of {len(rows)} rows: they take the class of the nearest labeled "
+                "row, with a confidence near 0. Label something among them or raise n_neighbors (or lower gamma).",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _match_prior(self, probability: Tensor, is_reached: Tensor) -> Tensor:
+        if isinstance(self.prior, str) and self.prior == "none":
+            return probability
+        wanted = self.prior if isinstance(self.prior, str) else torch.as_tensor(self.prior, dtype=torch.float64)
+        frequencies = class_prior(wanted, self._given, len(self.classes_))  # type: ignore[arg-type]
+        assert frequencies is not None
+        return match_prior(probability, is_reached, frequencies.to(probability))
+
+    def _fill(self, probability: Tensor, is_reached: Tensor, targets: Tensor) -> Tensor:
+        """Give rows that no label reaches the class of the nearest labeled row, with next to no confidence."""
+        if bool(is_reached.all()):
+            return probability
+        c = probability.shape[1]
+        lost = (~is_reached).nonzero().flatten()
+        source = (targets != 0).any(1).nonzero().flatten()
+        if self.kernel in ("knn", "rbf"):
+            z = self._as_tensor(self.X_)
+            z = normalize(z, dim=1) if self.metric == "cosine" else z
+            nearest = torch.cat([torch.cdist(part, z[source]).argmin(1) for part in z[lost].split(ROWS)])
+            favored = targets[source[nearest]].argmax(1)
+        else:
+            favored = torch.as_tensor(self.class_prior_.argmax(), device=lost.device).expand(len(lost))
+        row = torch.full((len(lost), c), (1 - DOUBT) / c, dtype=probability.dtype, device=probability.device)
+        row[torch.arange(len(lost), device=lost.device), favored] += DOUBT
+        probability = probability.clone()
+        probability[lost] = row
+        return probability
+
+    def _calibrate(self, graph: Graph, targets: Tensor) -> None:
+        """Find the temperature at which the answers to hidden labels are as right as they are sure."""
+        is_given = (targets != 0).any(1)
+        node, number = is_given.nonzero().flatten(), targets[is_given].argmax(1)
+        num_folds = min(NUM_FOLDS, int(torch.bincount(number, minlength=len(self.classes_)).min()))
+        if num_folds < 2:
+            warnings.warn(
+                "calibrate=True needs two labels of every class at least; probabilities stay as they are.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+        fold = folds(number.cpu(), num_folds).to(node.device)
+        probability = torch.empty(len(node), len(self.classes_), dtype=targets.dtype, device=node.device)
+        for one in range(num_folds):
+            hidden = fold == one
+            left = targets.index_fill(0, node[hidden], 0)
+            answer, is_reached = normalize_scores(self._solve(graph, left).value)
+            probability[hidden] = self._match_prior(answer, is_reached)[node[hidden]]
+        probability, number = probability.double().cpu(), number.cpu()
+        self.temperature_ = fit_temperature(probability, number)
+        self.calibration_error_ = calibration_error(sharpen(probability, self.temperature_), number)
+
+    def _sharpen(self, probability: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.temperature_ == 1:
+            return probability
+        sharp: NDArray[np.float64] = sharpen(torch.from_numpy(probability), self.temperature_).numpy()
+        return sharp
+
+    def _weights_to_fitted(self, X: Any) -> Any:
+        """Return kernel weights `(m, nodes)` of new rows to the fitted ones."""
+        if callable(self.kernel):
+            X = validate_data(self, X, accept_sparse=True, dtype=np.float64, reset=False)
+            return self.kernel(densify(X), self.X_)
+        return validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        try:
+            if self.n_jobs is not None and self.n_jobs > 0:
+                torch.set_num_threads(self.n_jobs)
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _say(self, what: str, start: float) -> None:
+        if self.verbose:
+            print(f"{type(self).__name__}: {what} ({time.perf_counter() - start:.2f} s)", flush=True)
+
+
+def _without(graph: Graph, is_kept: NDArray[np.bool_]) -> Graph:
+    """Return the graph without edges of nodes that are left out; nodes keep their numbers."""
+    kept = torch.from_numpy(is_kept).to(graph.device)
+    if bool(kept.all()):
+        return graph
+    stays = kept[graph.edge_index].all(0)
+    return replace(graph, edge_index=graph.edge_index[:, stays], edge_weight=graph.edge_weight[stays])
