@@ -27,7 +27,7 @@ class LabelSpreadingClassifier(GraphClassifier):
         kernel: "knn" (weights follow the local density), "rbf" (exp(-gamma d^2)), "precomputed" (X is the graph), or a
             function of two X `(n, d)` and `(m, d)` that returns weights `(n, m)`.
         gamma: Of "rbf".
-        n_neighbors: Of "knn", and how many fitted items vote for a new one.
+        n_neighbors: Of "knn", the item itself among them; as many fitted items vote for a new one.
         alpha: How much an item listens to its neighbours, in [0, 1): 0 leaves the labels as they are.
         max_iter: Most steps of the solver.
         tol: Relative residual to reach.
@@ -73,10 +73,10 @@ class LabelSpreadingClassifier(GraphClassifier):
         kernel: KernelOption = "knn",
         *,
         gamma: float = 20.0,
-        n_neighbors: int = 10,
-        alpha: float = 0.95,
+        n_neighbors: int = 7,
+        alpha: float = 0.99,
         max_iter: int = 1000,
-        tol: float = 1e-6,
+        tol: float = 1e-10,
         n_jobs: int | None = None,
         metric: Metric = "euclidean",
         balance: bool = True,
@@ -121,7 +121,7 @@ class LabelPropagationClassifier(GraphClassifier):
     Args:
         kernel: As in `LabelSpreadingClassifier`, and so the others.
         gamma: Of "rbf".
-        n_neighbors: Of "knn", and how many fitted items vote for a new one.
+        n_neighbors: Of "knn", the item itself among them; as many fitted items vote for a new one.
         max_iter: Most steps of the solver.
         tol: Relative residual to reach.
         n_jobs: Threads.
@@ -144,9 +144,9 @@ class LabelPropagationClassifier(GraphClassifier):
         kernel: KernelOption = "knn",
         *,
         gamma: float = 20.0,
-        n_neighbors: int = 10,
+        n_neighbors: int = 7,
         max_iter: int = 1000,
-        tol: float = 1e-6,
+        tol: float = 1e-10,
         n_jobs: int | None = None,
         metric: Metric = "euclidean",
         prior: ClassPrior | ArrayLike = "none",
@@ -201,7 +201,7 @@ class PoissonClassifier(GraphClassifier):
     Args:
         kernel: As in `LabelSpreadingClassifier`, and so the others.
         gamma: Of "rbf".
-        n_neighbors: Of "knn", and how many fitted items vote for a new one.
+        n_neighbors: Of "knn", the item itself among them; as many fitted items vote for a new one.
         max_iter: Most steps of the solver.
         tol: Relative residual to reach.
         n_jobs: Threads.
@@ -226,9 +226,9 @@ class PoissonClassifier(GraphClassifier):
         kernel: KernelOption = "knn",
         *,
         gamma: float = 20.0,
-        n_neighbors: int = 10,
+        n_neighbors: int = 7,
         max_iter: int = 1000,
-        tol: float = 1e-6,
+        tol: float = 1e-10,
         n_jobs: int | None = None,
         metric: Metric = "euclidean",
         balance: bool = True,

@@ -21,7 +21,7 @@ from lspread.active import audit_labels
 from lspread.errors import ConfigError, DataError
 from lspread.estimators.calibration import calibration_error, fit_temperature, folds, sharpen
 from lspread.estimators.reading import densify, merge_rows, read_graph, read_labels
-from lspread.graph import Gaussian, Graph, SelfTuning, build_graph, find_neighbors, normalize_graph
+from lspread.graph import Gaussian, Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph
 from lspread.labels import ClassPrior, certainty, class_prior, match_prior, normalize_scores
 from lspread.nn import InductiveHead
 from lspread.solve import ConjugateGradient, Solution, Status
@@ -38,7 +38,7 @@ DENSE_NODES = 4096
 """Up to so many items, `kernel="rbf"` joins all pairs."""
 RBF_NEIGHBORS = 100
 SINGLE_NODES = 2048
-"""From so many items on, the graph is built and solved in float32."""
+"""From so many items on, neighbours are searched in float32; the solve is in float64 always."""
 ROWS = 1024
 """New items that `predict` looks at together."""
 DOUBT = 1e-3
@@ -199,24 +199,27 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
     # Graph
 
     def _make_graph(self) -> Graph:
-        """Return the symmetric graph, not normalized."""
+        """Return the symmetric graph, not normalized, in float64: far from the labels, scores are tiny."""
+        device = self.device or "cpu"
+        self._dtype = torch.float64
         if self.kernel == "precomputed":
-            self._dtype = self._given_graph.edge_weight.dtype
-            return self._given_graph.to(self.device or "cpu")
-        n = len(self.X_)
-        self._dtype = torch.float64 if n < SINGLE_NODES else torch.float32
+            return self._given_graph.to(device, torch.float64)
         if callable(self.kernel):
-            return read_graph(self.kernel(self.X_, self.X_)).to(self.device or "cpu", self._dtype)
+            return read_graph(self.kernel(self.X_, self.X_)).to(device, torch.float64)
+        n = len(self.X_)
+        if n >= SINGLE_NODES:
+            self._dtype = torch.float32
         z = self._as_tensor(self.X_)
         if n == 1:
             none = torch.zeros(2, 0, dtype=torch.int64, device=z.device)
             return Graph.from_edges(none, z.new_zeros(0), num_nodes=1)
         if self.kernel == "knn":
-            k = min(self.n_neighbors, n - 1)
-            return build_graph(z, find_neighbors(z, k, metric=self.metric), kernel=SelfTuning())
-        k = n - 1 if n <= DENSE_NODES else RBF_NEIGHBORS
-        width = Gaussian((2 * self.gamma) ** -0.5)
-        return build_graph(z, find_neighbors(z, k, metric=self.metric), kernel=width)
+            k = min(max(1, self.n_neighbors - 1), n - 1)  # as in scikit-learn, the item itself is one of them
+            kernel: Kernel = SelfTuning()
+        else:
+            k = n - 1 if n <= DENSE_NODES else RBF_NEIGHBORS
+            kernel = Gaussian((2 * self.gamma) ** -0.5)
+        return build_graph(z, find_neighbors(z, k, metric=self.metric), kernel=kernel).to(dtype=torch.float64)
 
     def _make_targets(self, rows: NDArray[np.int64], label: NDArray[np.int64], graph: Graph) -> Tensor:
         """Return Y `(nodes, c)`: weights of the labels that every node has."""
@@ -256,13 +259,12 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         self.graph_ = graph
         self.n_iter_ = max(1, solution.num_steps)
         self.converged_ = solution.status is Status.CONVERGED
-        tiny = torch.finfo(graph.edge_weight.dtype).tiny
-        size = torch.linalg.vector_norm(targets, dim=0).clamp(min=tiny)
-        self.residual_ = float((solution.residual.amax(0) / size).max())
+        tiny = torch.finfo(solution.tolerance.dtype).tiny
+        self.residual_ = float((solution.residual / solution.tolerance.clamp(min=tiny)).max() * self.tol)
         if not self.converged_:
             warnings.warn(
                 f"the solve ended after max_iter={self.max_iter} steps with a relative residual of "
-                f"{self.residual_:.2g}, above tol={self.tol}. Raise max_iter, raise tol or lower alpha.",
+                f"{self.residual_:.2g}, above tol={self.tol:g}. Raise max_iter, raise tol or lower alpha.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -272,7 +274,10 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         self.class_prior_ = frequencies.double().numpy()
         probability, is_reached = normalize_scores(solution.value)
         probability = self._fill(self._match_prior(probability, is_reached), is_reached, targets)
-        self._votes = probability
+        # Rows that were left out say nothing.
+        is_node = torch.zeros(graph.num_nodes, dtype=torch.bool)
+        is_node[torch.from_numpy(rows[rows >= 0])] = True
+        self._votes = probability * is_node.to(probability.device)[:, None]
         self.temperature_, self.calibration_error_ = 1.0, np.nan
         if self.calibrate:
             self._calibrate(graph, targets)
@@ -281,7 +286,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
             bank = self._as_tensor(self.X_)
             k = self.n_neighbors if self.kernel == "knn" else RBF_NEIGHBORS
             width = 1.0 if self.kernel == "knn" else (2 * self.gamma) ** -0.5
-            self._head = InductiveHead(bank, probability, k=k, weight=weight, bandwidth=width, metric=self.metric)
+            self._head = InductiveHead(bank, self._votes, k=k, weight=weight, bandwidth=width, metric=self.metric)
 
         distribution = np.tile(self.class_prior_, (len(rows), 1))
         is_in = rows >= 0
