@@ -1,0 +1,109 @@
+"""What does each piece of the Fashion-MNIST recipe add, and what would further pieces add? Ten labels per class.
+
+Each variant is the recipe of configs/fashion_mnist.yaml without one piece or with one more, trained for the same
+time from the warm-up that label_efficiency.py shares, on the same label draws. The table shows the difference to
+the recipe, paired over draws, with its 95 % interval. Finished runs are kept in a small JSON; what is missing is
+run.
+
+    python experiments/ablation.py --minutes 3 --threads 1
+    python experiments/ablation.py --variants gradient agreement --seeds 0 1 2
+    python experiments/ablation.py --show
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from label_efficiency import DATA, RESULTS, interval, read, run, warm_up, write
+
+CALLBACKS = yaml.safe_load(DATA.read_text())["trainer"]["callbacks"]
+
+
+def callbacks(**changed: Any) -> list[str]:
+    """Return the setting of all callbacks, with other options of `RefreshPseudoLabels`."""
+    refresh, *others = CALLBACKS
+    changed_refresh = {**refresh, "init_args": {**refresh["init_args"], **changed}}
+    return [f"trainer.callbacks={json.dumps([changed_refresh, *others])}"]
+
+
+LEARNED = ["model.spread_weight=0.3", "model.learn_spread=true"]
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    "recipe": ("the recipe", []),
+    "no_mixup": ("without mixing images", ["model.mixup=0"]),
+    "no_prior": ("without expecting equal classes", callbacks(prior="none")),
+    "no_whitening": ("without whitening", callbacks(whiten=False)),
+    "128_axes": ("with 128 axes of the embeddings", callbacks(num_components=128)),
+    "no_refresh": ("with pseudo-labels from the warm-up only", callbacks(every_n_epochs=1000)),
+    "every_epoch": ("with fresh pseudo-labels every epoch", callbacks(every_n_epochs=1)),
+    "no_average": ("without weight averaging", [f"trainer.callbacks={json.dumps(CALLBACKS[:1])}"]),
+    "no_pseudo": ("without pseudo-labels", ["model.pseudo_weight=0", "model.supervised_weight=1"]),
+    "gradient": ("with gradient through the batch's graph", LEARNED),
+    "gradient_bank": ("the same, 512 other images beside the batch", [*LEARNED, "model.bank_size=512"]),
+    "agreement": ("with agreement of two views through the graph", ["model.agreement_weight=0.3"]),
+    "graph_contrast": ("with graph contrast", ["model.graph_contrastive_weight=0.3"]),
+    "contrast": ("with the warm-up's contrast going on", ["model.contrastive_weight=0.3"]),
+    "confident": ("with FixMatch's loss", ["model.confident_weight=0.5", "model.align=true"]),
+    "entropy": ("with mean entropy", ["model.entropy_weight=0.5"]),
+}
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print the table of what is there."""
+    runs, minutes = content["runs"], content["minutes"]
+    columns = {"test classifier": "test", "unlabeled graph": "transductive, graph"}
+    print(
+        f"\n10 labels per class, {minutes:g} minutes each after the shared warm-up; accuracy in %, paired differences"
+    )
+    for name, (title, _) in VARIANTS.items():
+        found = {key.split("/")[1]: row for key, row in runs.items() if key.split("/")[0] == name}
+        if not found:
+            continue
+        cells = []
+        for column in columns:
+            values = 100 * np.array([row.get(column, np.nan) for row in found.values()])
+            pairs = np.array(
+                [
+                    100 * (row.get(column, np.nan) - runs[f"recipe/{seed}"][column])
+                    for seed, row in found.items()
+                    if f"recipe/{seed}" in runs
+                ]
+            )
+            ahead = "" if name == "recipe" or not len(pairs) else f" ({pairs.mean():+.2f} +- {interval(pairs):.2f})"
+            cells.append(f"{values.mean():.1f}{ahead}")
+        print(f"{title:48}{len(found):>3} draws" + "".join(f"{cell:>26}" for cell in cells))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="label draws")
+    parser.add_argument("--minutes", type=float, default=3.0, help="training of each run after the warm-up")
+    parser.add_argument("--threads", type=int, help="threads of each run; 1: minutes of processor time")
+    parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder with the warm-up")
+    parser.add_argument("--record", type=Path, default=RESULTS / "ablation.json", help="where scores are kept")
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    facts = {"minutes": options.minutes, "threads": options.threads}
+    content = read(options.record) or {**facts, "runs": {}}
+    if not options.show:
+        if {name: content[name] for name in facts} != facts:
+            raise SystemExit(f"{options.record} was made with other minutes or threads; name another --record.")
+        start, _ = warm_up(options.out, [])
+        for seed, name in itertools.product(options.seeds, options.variants):
+            key = f"{name}/{seed}"
+            if key in read(options.record).get("runs", {}):
+                continue
+            print(f"\n=== {VARIANTS[name][0]}, draw {seed} ===", flush=True)
+            each = argparse.Namespace(**{**vars(options), "out": options.out / name, "set": VARIANTS[name][1]})
+            scores = run(each, start, "lspread", 10, seed)
+            content["runs"] = read(options.record).get("runs", {}) | {key: scores}
+            write(options.record, content)
+    show(content)
+
+
+if __name__ == "__main__":
+    main()
