@@ -24,9 +24,10 @@ class Audit:
         index: The labeled items `(m,)` int64, ascending.
         label: Their labels `(m,)` int64, as given.
         probability: Class probabilities `(m, c)` of each item from all other labels; uniform where none reaches it.
-        is_reached: Where another label reaches the item `(m,)` bool; elsewhere nothing speaks for or against a label.
+        is_reached: Where another label reaches the item and its class has another label `(m,)` bool; elsewhere nothing
+            can be said of a label.
         suspicion: `(m,)` in [0, 1], larger where a label looks wrong: 1 minus the probability of the given class; 0
-            where no other label reaches the item.
+            where nothing can be said.
         trust: `(m,)` in [0, 1]: probability of the given class over that of the likeliest one; 1 where nothing is
             known. Targets times trust make a spread that wrong labels harm less.
         suggested: The likeliest class of each item from all others `(m,)` int64; the given one where nothing is known.
@@ -89,11 +90,14 @@ def audit_labels(
     with torch.no_grad():
         says = _influence(graph, index, alpha).fill_diagonal_(0)
         one_hot = torch.nn.functional.one_hot(given, num_classes).to(says.dtype)
+        count = one_hot.sum(0)
         trust = torch.ones(len(index), dtype=says.dtype, device=says.device)
         for _ in range(num_rounds):
             targets = one_hot * trust.clamp(min=least)[:, None]
-            mass = targets.sum(0)
-            probability, is_reached = normalize_scores(says @ (targets / torch.where(mass > 0, mass, 1)))
+            # A class whose label is left out sends out 1 all the same, or leaving out would speak against it.
+            mass = (targets.sum(0) - targets).masked_fill((count == 1) & (one_hot > 0), 0)
+            probability, is_reached = normalize_scores(says @ targets / torch.where(mass > 0, mass, 1))
+            is_reached = is_reached & (count[given] > 1)
             own = probability.gather(1, given[:, None]).squeeze(1)
             likeliest, suggested = probability.max(1)
             trust = torch.where(is_reached, own / likeliest, 1)

@@ -23,6 +23,10 @@ _COMMANDS = {
     "validate": ("Accuracy of a trained run on its validation images.", "training"),
     "test": ("Accuracy of a trained run on its test images.", "training"),
     "predict": ("Label every image of a run, or of other images with the same settings.", "training"),
+    "embed": ("Embeddings of images, texts or a table; the file that the next three read.", "embed"),
+    "suggest": ("What to label next, also without a single label.", "suggest"),
+    "audit": ("Given labels that look wrong.", "audit"),
+    "doctor": ("Versions, device, data, and images that cannot be read.", "doctor"),
     "report": ("Write report.html of a finished run again.", "report"),
     "config": ("List the settings files that come with lspread, or print one to start from.", "config"),
 }
@@ -35,7 +39,10 @@ _EXAMPLES = """examples:
   lspread fit runs/20260101-120000-photos          (go on after Ctrl-C)
   lspread test runs/20260101-120000-photos
   lspread predict runs/20260101-120000-photos
-  lspread report runs/20260101-120000-photos"""
+  lspread report runs/20260101-120000-photos
+  lspread embed photos/ -o photos.safetensors
+  lspread suggest photos.safetensors -n 20
+  lspread audit photos.safetensors --labels labels.csv"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

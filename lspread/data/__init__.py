@@ -9,6 +9,7 @@ from lspread.data.augmentation import (
     WeakAugmentation,
 )
 from lspread.data.digits import Digits
+from lspread.data.embedded_items import EmbeddedItems
 from lspread.data.embeddings import check_embeddings, load_embeddings, save_embeddings
 from lspread.data.evaluation import Evaluator
 from lspread.data.fashion_mnist import FashionMNIST
@@ -23,6 +24,7 @@ from lspread.data.torchvision_images import TorchvisionImages
 
 __all__ = [
     "Digits",
+    "EmbeddedItems",
     "Evaluator",
     "FashionMNIST",
     "FewLabelData",

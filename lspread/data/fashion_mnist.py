@@ -141,6 +141,11 @@ class FashionMNIST(FewLabelData):
         names = [f"train-{i:05d}" for i in range(num_train)] + [f"test-{i:05d}" for i in range(num_test)]
         return Items(TensorImages(torch.cat([train_image, test_image])), names, label, split)
 
+    def find_folder(self) -> str | None:
+        """Return the folder in which the four files lie together, or None."""
+        paths = self._find()
+        return None if paths is None else str(paths[0].parent)
+
     def _places(self) -> list[Path]:
         if self.root is not None:
             bases = [Path(self.root)]

@@ -133,6 +133,15 @@ class FolderImages(Images):
         """
         self._decode_all(None, progress)
 
+    def find_unreadable(self, *, progress: bool = False) -> list[tuple[Path, str]]:
+        """Decode every file once and return those that cannot be read, with the reason."""
+        failures: list[tuple[Path, str]] = []
+        scratch = torch.empty((min(_CHUNK, max(1, len(self))), *self.image_shape), dtype=torch.uint8)
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            for start, stop in _chunks(len(self), progress):
+                failures += self._decode(threads, range(start, stop), scratch[: stop - start])
+        return failures
+
     def load(self, *, progress: bool = False) -> TensorImages:
         """Decode every file once and keep the result in memory.
 

@@ -87,16 +87,17 @@ class LabelTable:
             lines.append(f"  line {self.line[i]}: {file}{hint}")
         if len(missing) > most:
             lines.append(f"  ... and {len(missing) - most} more")
-        return (
-            f"{self.path} names {len(missing)} of {len(self.file)} files that are not images under {root}. "
-            "Paths in the column `file` are relative to that folder:\n" + "\n".join(lines)
-        )
+        if root.is_file():
+            what = f"items that are not rows of {root}:\n"
+        else:
+            what = f"files that are not images under {root}. Paths in the column `file` are relative to that folder:\n"
+        return f"{self.path} names {len(missing)} of {len(self.file)} {what}" + "\n".join(lines)
 
 
 def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
     """Read a label file.
 
-    The first line names the columns `file` and `label`; the separator may be a comma, a semicolon or a tab.
+    The first line names the columns `file` (or `item`) and `label`; the separator may be a comma, a semicolon or a tab.
 
     Args:
         path: The CSV file, UTF-8.
@@ -120,7 +121,7 @@ def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
     header_line = text.split("\n", 1)[0]
     separator = max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=separator)
-    header = [cell.strip() for cell in next(reader, [])]
+    header = ["file" if cell.strip() == "item" else cell.strip() for cell in next(reader, [])]
     if sorted(header) != sorted(_COLUMNS):
         raise DataError(
             f"{path} needs exactly the columns `file` and `label` in its first line; got "

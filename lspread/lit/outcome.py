@@ -155,30 +155,48 @@ def judge(outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | N
     }
 
 
-def draw_map(outcome: Outcome, data: FewLabelData, *, seed: int, max_points: int = 2000) -> dict[str, Any] | None:
-    """Place pool items in the plane by the two main directions (PCA) of their unit-length embeddings."""
-    pool, labeled = data.split.pool, data.split.labeled
-    if len(pool) < 3 or outcome.embedding.shape[1] < 2:
+def draw_map(
+    embedding: Tensor,
+    label: Tensor,
+    confidence: Tensor,
+    is_given: Tensor,
+    pool: Tensor,
+    *,
+    seed: int,
+    max_points: int = 2000,
+) -> dict[str, Any] | None:
+    """Place pool items in the plane by the two main directions (PCA) of their unit-length embeddings.
+
+    Args:
+        embedding: Of all items `(n, d)`.
+        label: `(n,)` int64, `UNLABELED` where there is none.
+        confidence: `(n,)` in [0, 1].
+        is_given: Whose label was given `(n,)` bool.
+        pool: Items to place `(p,)` int64, ascending.
+        seed: Of the choice of points, where there are more than `max_points`.
+        max_points: Most points; given ones take up to a quarter.
+    """
+    if len(pool) < 3 or embedding.shape[1] < 2:
         return None
+    labeled, others = pool[is_given[pool]], pool[~is_given[pool]]
     generator = torch.Generator().manual_seed(seed)
-    z = normalize(outcome.embedding[pool].double(), dim=1)
+    z = normalize(embedding[pool].double(), dim=1)
     center = z.mean(dim=0)
     spectrum, direction = torch.linalg.eigh((z - center).T @ (z - center))
     main = direction[:, [-1, -2]]
     # An eigenvector has no sign; its largest entry made positive, the same data give the same picture.
     main = main * main.gather(0, main.abs().argmax(dim=0, keepdim=True)).sign()
     kept = labeled[torch.randperm(len(labeled), generator=generator)[: max_points // 4]]
-    others = data.split.unlabeled
     others = others[torch.randperm(len(others), generator=generator)[: max_points - len(kept)]]
     rows = torch.cat([kept, others]).sort().values
-    place = (normalize(outcome.embedding[rows].double(), dim=1) - center) @ main
+    place = (normalize(embedding[rows].double(), dim=1) - center) @ main
     total = float(spectrum.clamp(min=0).sum())
     return {
         "x": [round(value, 5) for value in place[:, 0].tolist()],
         "y": [round(value, 5) for value in place[:, 1].tolist()],
-        "label": outcome.label[rows].tolist(),
-        "confidence": [round(value, 4) for value in outcome.confidence[rows].tolist()],
-        "given": (outcome.status[rows] == STATUSES.index("given")).tolist(),
+        "label": label[rows].tolist(),
+        "confidence": [round(value, 4) for value in confidence[rows].tolist()],
+        "given": is_given[rows].tolist(),
         "explained": min(1.0, float(spectrum[-2:].clamp(min=0).sum()) / total) if total > 0 else 1.0,
     }
 

@@ -23,7 +23,17 @@ from lspread.lit.refresh import RefreshPseudoLabels
 from lspread.lit.saved_model import save_classifier
 from lspread.typing import UNLABELED
 
-__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RunFolder", "write_predictions"]
+__all__ = [
+    "CONFIG_FILE",
+    "LAST_CHECKPOINT",
+    "RunFolder",
+    "classes_in_turn",
+    "package_versions",
+    "save_thumbnail",
+    "some_of_each_class",
+    "write_json",
+    "write_predictions",
+]
 
 CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
@@ -73,7 +83,7 @@ class RunFolder(Callback):
         if self._is_active(trainer):
             self.run_dir.mkdir(parents=True, exist_ok=True)
             _data_of(trainer).split.save(self.run_dir / "split.json")
-            _write_json(self.run_dir / "versions.json", _versions())
+            write_json(self.run_dir / "versions.json", package_versions())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time spent so far, so that a resumed run counts all of it."""
@@ -114,7 +124,7 @@ class RunFolder(Callback):
             backbone_spec=self.backbone_spec,
         )
         self.results = self._describe(outcome, data, refresh)
-        _write_json(self.run_dir / "results.json", self.results)
+        write_json(self.run_dir / "results.json", self.results)
 
     def _is_active(self, trainer: Trainer) -> bool:
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -143,19 +153,26 @@ class RunFolder(Callback):
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             **found,
             **self._pictures(outcome, data),
-            "map": draw_map(outcome, data, seed=self.seed or 0),
-            "versions": _versions(),
+            "map": draw_map(
+                outcome.embedding,
+                outcome.label,
+                outcome.confidence,
+                outcome.status == STATUSES.index("given"),
+                split.pool,
+                seed=self.seed or 0,
+            ),
+            "versions": package_versions(),
         }
 
     def _pictures(self, outcome: Outcome, data: FewLabelData) -> dict[str, list[dict[str, Any]]]:
         unlabeled = data.split.unlabeled
         order = unlabeled[outcome.confidence[unlabeled].argsort(descending=True, stable=True)]
         half = min(self.num_shown, len(order) // 2)
-        certain = _classes_in_turn(order[: len(order) - half], outcome.predicted)
+        certain = classes_in_turn(order[: len(order) - half], outcome.predicted)
         chosen = {
             "most_certain": certain[: max(half, 1)].tolist(),
             "least_certain": order[len(order) - half :].flip(0).tolist(),
-            "given": _some_of_each_class(data.given_label.cpu(), data.split.labeled),
+            "given": some_of_each_class(data.given_label.cpu(), data.split.labeled),
         }
         folder = self.run_dir / "thumbnails"
         folder.mkdir(exist_ok=True)
@@ -165,7 +182,7 @@ class RunFolder(Callback):
             pictures[kind] = []
             for row in rows:
                 name = f"{row:06d}.png"
-                _save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
+                save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
                 true = int(truth[row])
                 pictures[kind].append(
                     {
@@ -210,18 +227,20 @@ def _write_table(path: Path, data: FewLabelData, label: Tensor, confidence: Tens
             writer.writerow([item, data.class_names[c], f"{share:.4f}", STATUSES[kind]])
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that holds no NaN."""
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _save_thumbnail(path: Path, image: Tensor) -> None:
+def save_thumbnail(path: Path, image: Tensor) -> None:
+    """Write a small picture of an image `(ch, h, w)` uint8."""
     array = image.permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(array[:, :, 0] if array.shape[2] != 3 else array)
     picture.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
     picture.save(path)
 
 
-def _classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
+def classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
     """Reorder items, best first, so that each class shows its best before any shows its second best."""
     rank = torch.empty_like(order)
     for c in predicted[order].unique().tolist():
@@ -230,13 +249,15 @@ def _classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
     return order[rank.argsort(stable=True)]
 
 
-def _some_of_each_class(given: Tensor, labeled: Tensor, most: int = 40) -> list[int]:
+def some_of_each_class(given: Tensor, labeled: Tensor, most: int = 40) -> list[int]:
+    """Return some labeled rows of every class, about `most` in all."""
     by_class = [labeled[given[labeled] == c].tolist() for c in given[labeled].unique().tolist()]
     share = max(1, most // len(by_class))
     return [row for rows in by_class for row in rows[:share]][: max(most, len(by_class))]
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return versions of what a run depends on, and the machine."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

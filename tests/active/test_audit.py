@@ -32,11 +32,11 @@ def test_leaving_out_is_what_it_says(block, monkeypatch):
     for num_rounds in (1, 2, 3):
         audit = audit_labels(graph, label, 3, alpha=0.9, num_rounds=num_rounds, least=0.01)
         weight = trust.clamp(min=0.01)
-        mass = torch.zeros(3, dtype=torch.float64).index_add(0, audit.label, weight)
         for position, item in enumerate(audit.index.tolist()):
             targets = torch.zeros(40, 3, dtype=torch.float64)
-            targets[audit.index, audit.label] = weight / mass[audit.label]
+            targets[audit.index, audit.label] = weight
             targets[item] = 0
+            targets /= targets.sum(0)
             scores = spread_labels(graph, targets, alpha=0.9).value
             expected = normalize_scores(scores)[0][item]
             torch.testing.assert_close(audit.probability[position], expected, rtol=1e-4, atol=1e-7)
@@ -61,6 +61,29 @@ def test_where_nothing_speaks_a_label_is_left_alone():
     assert audit.suspicion.tolist() == [1, 1, 0, 0]
     assert audit.trust.tolist() == [0, 0, 1, 1]
     assert audit.suggested.tolist() == [1, 0, 1, 0]
+
+
+def test_the_only_label_of_a_class_cannot_be_confirmed_and_is_left_alone():
+    graph, label = cloud(), some_labels()
+    only = int((label == UNLABELED).nonzero()[0])
+    label[only] = 3
+    audit = audit_labels(graph, label, 4)
+    position = int((audit.index == only).nonzero())
+    assert not audit.is_reached[position]
+    assert audit.suspicion[position] == 0
+    assert audit.trust[position] == 1
+    assert audit.suggested[position] == 3
+    assert audit.is_reached.sum() == 12
+
+
+def test_leaving_out_is_no_evidence_by_itself():
+    """Where embeddings say nothing, the given class is the likeliest as often as any other, not less often."""
+    is_own, n = [], 240
+    for seed in range(6):
+        label = some_labels(n=n, m=48, c=4, seed=seed)
+        audit = audit_labels(cloud(seed=100 + seed, n=n), label, 4, num_rounds=1)
+        is_own.append((audit.probability.argmax(1) == audit.label).double().mean())
+    assert 0.15 < sum(is_own) / 6 < 0.35
 
 
 def test_flipped_digits_are_found():

@@ -1,0 +1,263 @@
+"""`lspread embed`: from images, texts or a table to one file of embeddings."""
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lspread.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lspread.data import EmbeddedItems
+
+__all__ = ["run"]
+
+PART = 2048
+"""Images between two savings."""
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Embed a folder of images or the rows of a CSV file."""
+    parser = argparse.ArgumentParser(
+        prog=f"lspread {command}",
+        description="Write the embeddings of images, texts or rows of a table to one .safetensors file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  lspread embed photos/ -o photos.safetensors                                      (pixels; no network)
+  lspread embed photos/ -o photos.safetensors --run runs/20260101-120000-photos    (a network that lspread trained)
+  lspread embed photos/ -o photos.safetensors --backbone torchvision/resnet18 --weights resnet18.pth --image-size 224
+  lspread embed mails.csv -o mails.safetensors --text message                      (words; --model for a network)
+  lspread embed payments.csv -o payments.safetensors --leave-out customer""",
+    )
+    parser.add_argument("source", type=Path, help="a folder of images, or a CSV file with one item per row")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
+    images = parser.add_argument_group("images")
+    images.add_argument("--run", type=Path, metavar="RUN", help="folder of a finished run whose network to use")
+    images.add_argument("--backbone", default="pixels", help="torchvision/<model>, timm/<model> or pixels (default)")
+    images.add_argument("--weights", type=Path, help="local file with the backbone's weights")
+    images.add_argument("--image-size", type=int, help="height and width; default: the run's, else 32")
+    images.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 color; default: the run's, else 3")
+    images.add_argument("--batch-size", type=int, default=256)
+    images.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    images.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
+    rows = parser.add_argument_group("rows of a CSV file")
+    rows.add_argument("--text", metavar="COLUMN", help="column of texts; default: `text`, if there is one")
+    rows.add_argument("--model", help="wordllama, or a local folder of sentence-transformers; default: words")
+    rows.add_argument("--id", metavar="COLUMN", help="column that names the items; default: `item` or `id`, else rows")
+    rows.add_argument("--leave-out", nargs="+", default=[], metavar="COLUMN", help="columns that are no features")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
+    options = parser.parse_args(argv)
+    if options.output.suffix != ".safetensors":
+        raise ConfigError(f"-o needs a name that ends in .safetensors; got {options.output}.")
+    if options.source.is_dir():
+        found = _embed_images(options)
+    elif options.source.is_file():
+        found = _embed_rows(options)
+    else:
+        raise DataError(f"There is no folder and no file {options.source}.")
+    found.save(options.output)
+    n, d = found.embedding.shape
+    facts = {"output": str(options.output), "kind": found.kind, "num_items": n, "num_features": d, **found.made_by}
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        print(f"{n:,} items of {options.source}, {d} numbers each ({found.made_by['features']})")
+        print(f"wrote {options.output}")
+        print(f"next: lspread suggest {options.output}    lspread spread {options.output} --labels labels.csv -o out/")
+    return 0
+
+
+def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
+    import torch
+
+    from lspread.data import EmbeddedItems, FolderImages
+    from lspread.data.image_folder import IMAGE_SUFFIXES, find_images
+
+    network, preprocess, size, channels, features = _network(options)
+    names = find_images(options.source)
+    if not names:
+        raise DataError(
+            f"There are no images under {options.source}. Files that end in {', '.join(IMAGE_SUFFIXES)} are read."
+        )
+    if options.skip_unreadable:
+        files = FolderImages([options.source / name for name in names], size, channels)
+        bad = {path for path, _ in files.find_unreadable(progress=True)}
+        names = [name for name in names if options.source / name not in bad]
+        for path in sorted(bad):
+            print(f"left out, unreadable: {path}", file=sys.stderr)
+        if not names:
+            raise DataError(f"None of the {len(bad)} image files under {options.source} can be read.")
+    images = FolderImages([options.source / name for name in names], size, channels)
+    parts = _Parts(options.output, [names, size, channels, features])
+    device = _device(options.device)
+    if network is not None:
+        network.to(device)
+    from rich.console import Console
+    from rich.progress import track
+
+    starts = range(0, len(names), PART)
+    done: list[Tensor] = []
+    is_quiet = options.json or not sys.stderr.isatty()
+    for start in track(starts, description="embed", console=Console(stderr=True), disable=is_quiet):
+        rows = torch.arange(start, min(start + PART, len(names)))
+        found = parts.load(start)
+        if found is None:
+            found = _embed_part(images, rows, network, preprocess, options.batch_size, device)
+            parts.save(start, found)
+        done.append(found)
+    parts.remove()
+    root = str(options.source.resolve())
+    return EmbeddedItems(torch.cat(done), names, "image", root, "cosine", {"features": features})
+
+
+def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batch_size: int, device: Any) -> "Tensor":
+    import torch
+
+    from lspread.data.features import pixel_features
+    from lspread.nn import embed
+
+    batches = (images.fetch(part) for part in rows.split(batch_size))
+    if network is None:
+        return torch.cat([pixel_features(batch) for batch in batches])
+    return embed(network, list(batches), device=device, preprocess=preprocess).cpu()
+
+
+def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
+    """Return the network or None, how to prepare its images, their size and channels, and what it is called."""
+    if options.run is not None:
+        from lspread.lit.saved_model import SPEC_FILE, load_classifier
+
+        saved = load_classifier(options.run)
+        shape = json.loads((options.run / SPEC_FILE).read_text(encoding="utf-8"))["image_shape"]
+        mean, std = saved.mean, saved.std
+        size, channels = options.image_size or shape[1], options.channels or shape[0]
+        return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}"
+    size, channels = options.image_size or 32, options.channels or 3
+    if options.backbone == "pixels":
+        return None, None, size, channels, f"pixels of {size} x {size}"
+    if options.weights is None:
+        raise ConfigError(
+            f"--backbone {options.backbone} needs --weights FILE: weights are never downloaded, and a network without "
+            "them sees nothing. Without a network: --backbone pixels."
+        )
+    import torch
+
+    from lspread.nn import create_backbone
+
+    network = create_backbone(options.backbone, in_channels=channels, checkpoint=options.weights)
+    # What networks trained on ImageNet expect.
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    if channels == 1:
+        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    prepare = _Normalize(mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))
+    return network, prepare, size, channels, f"{options.backbone}, {options.weights.name}, {size} x {size}"
+
+
+class _Normalize:
+    """Bring images in [0, 1] to what a network expects."""
+
+    def __init__(self, mean: "Tensor", std: "Tensor") -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, image: "Tensor") -> "Tensor":
+        return (image - self.mean.to(image.device)) / self.std.to(image.device)
+
+
+class _Parts:
+    """What is embedded already, beside the file that will hold all of it; another source or network starts anew."""
+
+    def __init__(self, output: Path, source: list[Any]) -> None:
+        self.folder = output.with_name(output.name + ".parts")
+        key = hashlib.sha256(json.dumps(source).encode("utf-8", "surrogatepass")).hexdigest()
+        note = self.folder / "source"
+        if note.is_file() and note.read_text() == key:
+            return
+        self.remove()
+        self.folder.mkdir(parents=True)
+        note.write_text(key)
+
+    def load(self, start: int) -> "Tensor | None":
+        from safetensors.torch import load_file
+
+        path = self.folder / f"{start}.safetensors"
+        return load_file(path)["embedding"] if path.is_file() else None
+
+    def save(self, start: int, embedding: "Tensor") -> None:
+        from safetensors.torch import save_file
+
+        part = self.folder / "part"
+        save_file({"embedding": embedding.contiguous()}, part)
+        part.replace(self.folder / f"{start}.safetensors")
+
+    def remove(self) -> None:
+        import shutil
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _embed_rows(options: argparse.Namespace) -> "EmbeddedItems":
+    from lspread.data import EmbeddedItems
+    from lspread.data.features import table_features, text_features
+
+    columns = _read_columns(options.source)
+    for name in (options.text, options.id, *options.leave_out):
+        if name is not None and name not in columns:
+            raise DataError(f"{options.source} has no column `{name}`; it has {', '.join(columns)}.")
+    id_column = options.id or next((name for name in ("item", "id") if name in columns), None)
+    num_rows = len(next(iter(columns.values())))
+    items = columns[id_column] if id_column else [str(row) for row in range(1, num_rows + 1)]
+    if len(set(items)) < len(items):
+        twice = next(item for item in items if items.count(item) > 1)
+        raise DataError(f"{options.source}: `{id_column}` must name every row once, but '{twice}' occurs again.")
+    root = str(options.source.resolve())
+    text_column = options.text or ("text" if "text" in columns else None)
+    if text_column is not None:
+        z = text_features(columns[text_column], model=options.model)
+        made_by = {"features": options.model or "words (TF-IDF, SVD)", "column": text_column}
+        return EmbeddedItems(z, items, "text", root, "cosine", made_by)
+    told = {"label", id_column, *options.leave_out}
+    found = table_features({name: cells for name, cells in columns.items() if name not in told})
+    made_by = {
+        "features": f"{len(found.numeric)} columns of numbers, {len(found.categorical)} of categories",
+        "numeric": ", ".join(found.numeric),
+        "categorical": ", ".join(found.categorical),
+        "left out": ", ".join([*found.left_out, *sorted(name for name in told if name in columns)]),
+    }
+    return EmbeddedItems(found.embedding, items, "table", root, "euclidean", made_by)
+
+
+def _read_columns(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a CSV file, whose first line names them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
+    header_line = text.split("\n", 1)[0]
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=header_line.count))
+    header = [cell.strip() for cell in next(reader, [])]
+    rows = []
+    for row in reader:
+        if len(row) != len(header) and any(cell.strip() for cell in row):
+            raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
+        if any(cell.strip() for cell in row):
+            rows.append(row)
+    if not header or not rows:
+        raise DataError(f"{path} needs a first line that names the columns, and rows below it.")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} has two columns of one name: {', '.join(header)}.")
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}

@@ -1,0 +1,60 @@
+"""What `suggest`, `audit` and `spread` have in common: a file of embeddings, its graph, labels, and pictures."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lspread.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lspread.data import EmbeddedItems
+    from lspread.graph import Graph
+    from lspread.report import SheetPicture
+
+__all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture"]
+
+
+def add_graph_options(parser: argparse.ArgumentParser) -> None:
+    """Add what shapes the graph."""
+    group = parser.add_argument_group("graph")
+    group.add_argument("--k", type=int, default=7, help="neighbors of an item (default: 7)")
+    group.add_argument("--metric", choices=("cosine", "euclidean"), help="default: what the embeddings were made for")
+
+
+def graph_of(items: "EmbeddedItems", options: argparse.Namespace) -> "Graph":
+    """Return the normalized graph of all items."""
+    from lspread.graph import build_graph, find_neighbors, normalize_graph
+
+    n = len(items.items)
+    if n < 2:
+        raise ConfigError(f"a graph needs at least two items; the file has {n}.")
+    if options.k < 1:
+        raise ConfigError(f"--k must be at least 1; got {options.k}.")
+    z = items.embedding
+    neighbors = find_neighbors(z, min(options.k, n - 1), metric=options.metric or items.metric)
+    return normalize_graph(build_graph(z, neighbors))
+
+
+def read_labels(
+    items: "EmbeddedItems", path: Path | None, classes: Sequence[str] | None = None
+) -> "tuple[Tensor, list[str]]":
+    """Return labels `(n,)` and class names; without a file, no label and the classes that are named."""
+    if path is not None:
+        return items.read_labels(path)
+    import torch
+
+    from lspread.typing import UNLABELED
+
+    return torch.full((len(items.items),), UNLABELED), list(classes or [])
+
+
+def sheet_picture(items: "EmbeddedItems", row: int, *lines: str) -> "SheetPicture":
+    """Return an item for a contact sheet; one without a picture has its name alone."""
+    from lspread.report import SheetPicture
+
+    name = items.items[row]
+    path = Path(items.root) / name if items.kind == "image" else None
+    return SheetPicture(path, (name, *lines))

@@ -1,0 +1,118 @@
+"""`lspread suggest`: what to label next."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lspread.active import Acquisition
+
+__all__ = ["run"]
+
+STRATEGIES = ("auto", "coverage", "probcover", "typiclust", "vopt", "margin", "entropy", "random")
+SHEET_COLUMNS = 8
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Write which items to label next, with reasons, and a sheet of their pictures."""
+    parser = argparse.ArgumentParser(
+        prog=f"lspread {command}",
+        description="Choose the items whose labels would help most; works without a single label.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""strategies:
+  coverage   items that speak for as many others as possible (over the graph); the default while labels are few
+  margin     items between two classes; the default from five labels per class on
+  auto       one of the two, by the number of labels
+  probcover  items with the most others within a radius; typiclust: the most typical item of each cluster
+  vopt       items whose answers leave the least variance; entropy: items whose class is least clear; random
+
+examples:
+  lspread suggest photos.safetensors -n 20
+  lspread suggest photos.safetensors --labels labels.csv -n 20 -o next/
+  The chosen items stand in suggestions.csv with an empty column `label`: fill it, and it is a labels file.""",
+    )
+    parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
+    parser.add_argument("--labels", type=Path, help="CSV file with the columns file (or item) and label")
+    parser.add_argument("-n", "--num", type=int, default=10, help="how many items (default: 10)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("suggestions"), help="folder (default: suggestions/)")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="auto")
+    parser.add_argument("--num-classes", type=int, default=10, help="classes, where no label tells (default: 10)")
+    parser.add_argument("--alpha", type=float, default=0.99, help="how far labels spread (default: 0.99)")
+    parser.add_argument("--seed", type=int, default=0)
+    from lspread.cli.items import add_graph_options, graph_of, read_labels, sheet_picture
+
+    add_graph_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
+    options = parser.parse_args(argv)
+
+    from lspread.active import make_pool
+    from lspread.data import EmbeddedItems
+    from lspread.report import draw_contact_sheet
+    from lspread.typing import UNLABELED
+
+    items = EmbeddedItems.load(options.embeddings)
+    label, names = read_labels(items, options.labels)
+    names = names or [f"class {c}" for c in range(options.num_classes)]
+    z = items.embedding if (options.metric or items.metric) == "euclidean" else _unit(items.embedding)
+    pool = make_pool(z, graph_of(items, options), label, len(names), alpha=options.alpha)
+    found = _strategies(options.seed)[options.strategy](pool, options.num)
+    rows = found.index.tolist()
+    # Reasons speak of classes by number; people know their names.
+    reasons = [_name_classes(reason, names) for reason in found.reason]
+    table = options.output / "suggestions.csv"
+    column = "file" if items.kind == "image" else "item"
+    lines = [
+        [items.items[row], "", reason, f"{score:.6g}"]
+        for row, reason, score in zip(rows, reasons, found.score.tolist(), strict=True)
+    ]
+    items.write_table(options.output / "reasons.csv", [column, "label", "reason", "score"], lines)
+    items.write_table(table, [column, "label"], [[items.items[row], ""] for row in rows])
+    files = [str(table), str(options.output / "reasons.csv")]
+    if items.kind == "image":
+        pictures = [sheet_picture(items, row, f"{place + 1}.") for place, row in enumerate(rows)]
+        sheet = [pictures[at : at + SHEET_COLUMNS] for at in range(0, len(pictures), SHEET_COLUMNS)]
+        files.append(str(draw_contact_sheet(sheet, options.output / "suggestions.png")))
+    if options.json:
+        asked = [{"item": line[0], "reason": line[2], "score": float(line[3])} for line in lines]
+        print(json.dumps({"suggestions": asked, "files": files}))
+        return 0
+    print(f"{len(rows)} of {int((label == UNLABELED).sum()):,} items without label, by strategy '{options.strategy}':")
+    for line in lines[:20]:
+        print(f"  {line[0]}    {line[2]}")
+    if len(lines) > 20:
+        print(f"  ... and {len(lines) - 20} more")
+    print("wrote " + ", ".join(files))
+    print(f"next: fill the column `label` of {table} and add its rows to your labels file")
+    return 0
+
+
+def _unit(z: "Tensor") -> "Tensor":
+    from torch.nn.functional import normalize
+
+    return normalize(z, dim=1)
+
+
+def _name_classes(reason: str, names: list[str]) -> str:
+    import re
+
+    return re.sub(r"\bclass (\d+)\b", lambda found: f"'{names[int(found[1])]}'", reason)
+
+
+def _strategies(seed: int) -> "dict[str, Acquisition]":
+    from lspread.active import Auto, Coverage, Entropy, Margin, ProbCover, Random, TypiClust, VOptimality
+
+    make: dict[str, Callable[[], Acquisition]] = {
+        "auto": lambda: Auto(seed=seed),
+        "coverage": lambda: Coverage(seed=seed),
+        "probcover": lambda: ProbCover(seed=seed),
+        "typiclust": lambda: TypiClust(seed=seed),
+        "vopt": lambda: VOptimality(seed=seed),
+        "margin": Margin,
+        "entropy": Entropy,
+        "random": lambda: Random(seed),
+    }
+    return {name: one() for name, one in make.items()}
