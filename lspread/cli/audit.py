@@ -33,12 +33,12 @@ def run(command: str, argv: list[str]) -> int:
 
     from lspread.active import audit_labels
     from lspread.data import EmbeddedItems
-    from lspread.graph import find_neighbors
+    from lspread.graph import find_neighbors, normalize_graph
     from lspread.report import draw_contact_sheet
 
     items = EmbeddedItems.load(options.embeddings)
     label, names = items.read_labels(options.labels)
-    audit = audit_labels(graph_of(items, options), label, len(names), alpha=options.alpha)
+    audit = audit_labels(normalize_graph(graph_of(items, options)), label, len(names), alpha=options.alpha)
     order = audit.order.tolist()
     rows, given, suggested = audit.index.tolist(), audit.label.tolist(), audit.suggested.tolist()
     suspicion = audit.suspicion.tolist()
@@ -81,7 +81,7 @@ def run(command: str, argv: list[str]) -> int:
         print(json.dumps({"num_labels": len(rows), "num_doubtful": len(doubtful), "labels": ranked, "files": files}))
         return 0
     agreed = len(rows) - len(doubtful)
-    print(f"{len(rows)} labels: the others can live with {agreed} and would much rather give another class to {len(doubtful)}")
+    print(f"{len(rows)} labels: the others can live with {agreed}; to {len(doubtful)} they would give another class")
     for line in table[: min(10, len(doubtful))]:
         print(f"  {line[0]}    given '{line[1]}', rather '{line[2]}'    suspicion {float(line[3]):.2f}")
     if alone:

@@ -20,13 +20,15 @@ __all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture"]
 def add_graph_options(parser: argparse.ArgumentParser) -> None:
     """Add what shapes the graph."""
     group = parser.add_argument_group("graph")
-    group.add_argument("--k", type=int, default=7, help="neighbors of an item (default: 7)")
+    group.add_argument(
+        "--k", type=int, default=7, help="neighbors of an item (default: 7; at most a third of all items)"
+    )
     group.add_argument("--metric", choices=("cosine", "euclidean"), help="default: what the embeddings were made for")
 
 
 def graph_of(items: "EmbeddedItems", options: argparse.Namespace) -> "Graph":
-    """Return the normalized graph of all items."""
-    from lspread.graph import build_graph, find_neighbors, normalize_graph
+    """Return the graph of all items, not normalized."""
+    from lspread.graph import build_graph, find_neighbors
 
     n = len(items.items)
     if n < 2:
@@ -34,8 +36,9 @@ def graph_of(items: "EmbeddedItems", options: argparse.Namespace) -> "Graph":
     if options.k < 1:
         raise ConfigError(f"--k must be at least 1; got {options.k}.")
     z = items.embedding
-    neighbors = find_neighbors(z, min(options.k, n - 1), metric=options.metric or items.metric)
-    return normalize_graph(build_graph(z, neighbors))
+    # Joining all of a few items with all would say nothing.
+    neighbors = find_neighbors(z, min(options.k, max(1, (n - 1) // 3)), metric=options.metric or items.metric)
+    return build_graph(z, neighbors)
 
 
 def read_labels(

@@ -24,6 +24,7 @@ _COMMANDS = {
     "test": ("Accuracy of a trained run on its test images.", "training"),
     "predict": ("Label every image of a run, or of other images with the same settings.", "training"),
     "embed": ("Embeddings of images, texts or a table; the file that the next three read.", "embed"),
+    "spread": ("A label for every item from embeddings and a few labels, without training.", "spread"),
     "suggest": ("What to label next, also without a single label.", "suggest"),
     "audit": ("Given labels that look wrong.", "audit"),
     "doctor": ("Versions, device, data, and images that cannot be read.", "doctor"),
@@ -41,6 +42,7 @@ _EXAMPLES = """examples:
   lspread predict runs/20260101-120000-photos
   lspread report runs/20260101-120000-photos
   lspread embed photos/ -o photos.safetensors
+  lspread spread photos.safetensors --labels labels.csv -o out/
   lspread suggest photos.safetensors -n 20
   lspread audit photos.safetensors --labels labels.csv"""
 

@@ -51,6 +51,7 @@ examples:
 
     from lspread.active import make_pool
     from lspread.data import EmbeddedItems
+    from lspread.graph import normalize_graph
     from lspread.report import draw_contact_sheet
     from lspread.typing import UNLABELED
 
@@ -58,7 +59,7 @@ examples:
     label, names = read_labels(items, options.labels)
     names = names or [f"class {c}" for c in range(options.num_classes)]
     z = items.embedding if (options.metric or items.metric) == "euclidean" else _unit(items.embedding)
-    pool = make_pool(z, graph_of(items, options), label, len(names), alpha=options.alpha)
+    pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), alpha=options.alpha)
     found = _strategies(options.seed)[options.strategy](pool, options.num)
     rows = found.index.tolist()
     # Reasons speak of classes by number; people know their names.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,10 +52,13 @@ def text_features(texts: Sequence[str], *, model: str | None = None, num_feature
         raise DataError(f"text_features needs at least two texts; got {len(texts)}.")
     if model == "wordllama":
         try:
-            from wordllama import WordLlama
+            import wordllama
         except ImportError as error:
             raise ConfigError("model 'wordllama' needs the package: pip install wordllama") from error
-        return torch.from_numpy(np.asarray(WordLlama.load(disable_download=True).embed(list(texts)), dtype=np.float32))
+        # Weights and tokenizer come with the package, which looks for the latter in another folder of its own.
+        here = Path(wordllama.__file__).parent
+        network = wordllama.WordLlama.load(cache_dir=here, disable_download=True)
+        return torch.from_numpy(np.asarray(network.embed(list(texts)), dtype=np.float32))
     if model is not None:
         try:
             from sentence_transformers import SentenceTransformer
@@ -63,10 +67,10 @@ def text_features(texts: Sequence[str], *, model: str | None = None, num_feature
                 f"model {model!r} needs the package sentence-transformers: pip install sentence-transformers"
             ) from error
         try:
-            network = SentenceTransformer(model, local_files_only=True)
+            encoder = SentenceTransformer(model, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{model} cannot be loaded as a sentence-transformers folder: {error}") from error
-        return torch.from_numpy(np.asarray(network.encode(list(texts), show_progress_bar=True), dtype=np.float32))
+        return torch.from_numpy(np.asarray(encoder.encode(list(texts), show_progress_bar=True), dtype=np.float32))
 
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -50,7 +50,8 @@ class LabelSpreadingClassifier(GraphClassifier):
         graph_: The graph, symmetric and not normalized; one node per distinct row.
         X_: Distinct fitted rows, in order of first appearance; not with a precomputed kernel.
         n_iter_: Steps of the solver. `converged_` says whether they were enough, `residual_` the relative residual.
-        n_unreached_: Rows that no label reaches; they take the class of the nearest labeled row.
+        is_reached_: Rows that a label reaches `(n,)` bool. `n_unreached_` counts the others; they take the class of the
+            nearest labeled row.
         class_prior_: Class frequencies among the given labels `(c,)`.
         temperature_: That of `calibrate`, else 1.
         calibration_error_: Expected calibration error of the answers that hidden labels get, with that temperature;

@@ -29,6 +29,7 @@ from lspread.typing import UNLABELED, Metric
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Self
 
 __all__ = ["GraphClassifier", "KernelOption"]
 
@@ -81,7 +82,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GraphClassifier:
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Build the graph of X and spread the given labels over it.
 
         Args:
@@ -295,7 +296,9 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
         self.confidence_ = certainty(torch.from_numpy(self.label_distributions_)).numpy()
         reached = is_reached.cpu().numpy()
-        self.n_unreached_ = int((~reached[rows[is_in]]).sum())
+        self.is_reached_ = np.zeros(len(rows), dtype=bool)
+        self.is_reached_[is_in] = reached[rows[is_in]]
+        self.n_unreached_ = int((is_in & ~self.is_reached_).sum())
         if self.n_unreached_:
             warnings.warn(
                 f"no label reaches {self.n_unreached_} of {len(rows)} rows: they take the class of the nearest labeled "

@@ -1,0 +1,351 @@
+"""`embed`, `spread`, `suggest`, `audit`, `doctor`: from files to files, on real pictures, texts and tables."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_breast_cancer, load_digits
+
+from lspread.cli import embed as embed_module
+from lspread.cli.main import main
+from lspread.data import EmbeddedItems, FolderImages
+from lspread.data.features import pixel_features
+from lspread.lit.saved_model import load_classifier
+
+TEXTS = [
+    ("the goalkeeper saved the penalty in the last minute of the match", "sport"),
+    ("our team won the match after a late goal", "sport"),
+    ("the striker scored a goal and the team won the cup", "sport"),
+    ("the coach praised the team after the match", "sport"),
+    ("fans sang while the striker took the penalty", "sport"),
+    ("a late penalty decided the cup match", "sport"),
+    ("the goalkeeper and the coach left the team", "sport"),
+    ("the match ended without a goal", "sport"),
+    ("the team trains for the cup with a new coach", "sport"),
+    ("the striker missed the goal in the match", "sport"),
+    ("simmer the sauce with garlic and tomato", "food"),
+    ("bake the bread in a hot oven", "food"),
+    ("add salt and garlic to the soup", "food"),
+    ("the oven bakes bread with butter and salt", "food"),
+    ("stir the tomato soup and simmer with butter", "food"),
+    ("a sauce of butter, garlic and salt", "food"),
+    ("slice the bread and toast with garlic butter", "food"),
+    ("serve the soup with fresh bread", "food"),
+    ("tomato sauce needs garlic, oil and salt", "food"),
+    ("bake tomato and bread in the oven", "food"),
+]
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path, header, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def call(capsys, *arguments):
+    """Run a command that must succeed, and return what it printed."""
+    capsys.readouterr()
+    assert main([str(part) for part in arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """300 real digits as PNG files, their classes, and a labels file with three per class."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "photos").mkdir()
+    X, y = load_digits(return_X_y=True)
+    true = {}
+    for number in range(300):
+        name = f"{number:03d}.png"
+        Image.fromarray((X[number].reshape(8, 8) * 15).astype(np.uint8)).save(folder / "photos" / name)
+        true[name] = f"digit {y[number]}"
+    given = [name for c in range(10) for name in [n for n, kind in true.items() if kind == f"digit {c}"][:3]]
+    write(folder / "labels.csv", ["file", "label"], [[name, true[name]] for name in given])
+    assert main(["embed", str(folder / "photos"), "-o", str(folder / "z.safetensors"), "--image-size=8"]) == 0
+    return folder, true, given
+
+
+def test_embed_pixels_are_the_features_of_each_image(digits):
+    folder, true, _ = digits
+    items = EmbeddedItems.load(folder / "z.safetensors")
+    assert items.items == sorted(true)
+    assert (items.kind, items.metric, items.root) == ("image", "cosine", str((folder / "photos").resolve()))
+    image = FolderImages([folder / "photos" / name for name in items.items], 8, 3).fetch(torch.arange(300))
+    torch.testing.assert_close(items.embedding, pixel_features(image))
+    assert not list(folder.glob("*.part*"))
+
+
+def test_embed_goes_on_where_it_stopped(digits, tmp_path, monkeypatch, capsys):
+    folder, _, _ = digits
+    monkeypatch.setattr(embed_module, "PART", 100)
+    done = []
+    real = embed_module._embed_part
+
+    def stop_in_the_third(images, rows, *others):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(int(rows[0]))
+        return real(images, rows, *others)
+
+    arguments = ["embed", str(folder / "photos"), "-o", str(tmp_path / "z.safetensors"), "--image-size=8"]
+    monkeypatch.setattr(embed_module, "_embed_part", stop_in_the_third)
+    assert main(arguments) == 130
+    assert not (tmp_path / "z.safetensors").exists()
+    later = []
+    monkeypatch.setattr(
+        embed_module, "_embed_part", lambda images, rows, *o: later.append(int(rows[0])) or real(images, rows, *o)
+    )
+    assert main(arguments) == 0
+    assert (done, later) == ([0, 100], [200])
+    found = EmbeddedItems.load(tmp_path / "z.safetensors").embedding
+    torch.testing.assert_close(found, EmbeddedItems.load(folder / "z.safetensors").embedding)
+    # Parts of another source are not taken.
+    monkeypatch.setattr(embed_module, "_embed_part", stop_in_the_third)
+    done.clear()
+    assert main(arguments) == 130
+    later.clear()
+    monkeypatch.setattr(
+        embed_module, "_embed_part", lambda images, rows, *o: later.append(int(rows[0])) or real(images, rows, *o)
+    )
+    assert main([*arguments[:-1], "--image-size=4"]) == 0
+    assert later == [0, 100, 200]
+
+
+def test_embed_with_the_network_of_a_run(photos, finished_run, tmp_path, capsys):
+    call(capsys, "embed", photos.root, "-o", tmp_path / "z.safetensors", "--run", finished_run, "--device=cpu")
+    items = EmbeddedItems.load(tmp_path / "z.safetensors")
+    saved = load_classifier(finished_run)
+    image = FolderImages([photos.root / name for name in items.items], 12, 3).fetch(torch.arange(42)).float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(
+            items.embedding, saved.backbone((image - saved.mean) / saved.std), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_unreadable_images(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (6, 6), (40 * number, 90, 10)).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    arguments = ["embed", str(folder), "-o", str(tmp_path / "z.safetensors")]
+    assert main(arguments) == 1
+    assert "bad.png: its content is not a known image format" in capsys.readouterr().err
+    assert main([*arguments, "--skip-unreadable"]) == 0
+    assert f"left out, unreadable: {folder / 'bad.png'}" in capsys.readouterr().err
+    assert len(EmbeddedItems.load(tmp_path / "z.safetensors").items) == 4
+    assert main(["doctor", str(folder)]) == 1
+    printed = capsys.readouterr().out
+    assert "4 of 5 images can be read" in printed
+    assert "problem: " in printed
+    (folder / "bad.png").unlink()
+    assert main(["doctor", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["folder"] == {"num_images": 4, "unreadable": []}
+    assert found["packages"]["torch"]
+
+
+def test_spread_labels_most_digits_right_and_says_so(digits, tmp_path, capsys):
+    folder, true, given = digits
+    printed = call(
+        capsys, "spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path / "out"
+    )
+    rows = read(tmp_path / "out" / "predictions.csv")
+    assert [row["item"] for row in rows] == sorted(true)
+    assert {row["item"] for row in rows if row["status"] == "given"} == set(given)
+    assert all(row["label"] == true[row["item"]] for row in rows if row["status"] == "given")
+    right = [row["label"] == true[row["item"]] for row in rows if row["status"] != "given"]
+    assert np.mean(right) > 0.8
+    for method in ("label spreading", "kNN vote", "logistic regression"):
+        assert method in printed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "270 unlabeled images got a label" in page
+    assert page.count("data:image/png;base64") > 20
+
+
+def test_target_precision_writes_what_is_sure_enough(digits, tmp_path, capsys):
+    folder, true, given = digits
+    arguments = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path, "--json"]
+    found = json.loads(call(capsys, *arguments, "--target-precision=0.9"))
+    rows = read(tmp_path / "predictions.csv")
+    written = [row for row in rows if row["label"]]
+    assert len(written) == found["num_written"] < 300
+    assert found["precision"] >= 0.9
+    sure = [row for row in written if row["status"] != "given"]
+    assert all(float(row["confidence"]) >= found["threshold"] - 1e-4 for row in sure)
+    assert np.mean([row["label"] == true[row["item"]] for row in sure]) > 0.85
+    assert {row["item"] for row in written} >= set(given)
+    whole = json.loads(call(capsys, *arguments))
+    assert whole["num_written"] == 300
+    assert [check["key"] for check in whole["checks"]] == ["graph", "knn", "logistic_regression"]
+
+
+def test_suggest_without_a_label_covers_the_classes(digits, tmp_path, capsys):
+    folder, true, _ = digits
+    printed = call(capsys, "suggest", folder / "z.safetensors", "-n", 15, "-o", tmp_path)
+    rows = read(tmp_path / "suggestions.csv")
+    assert [set(row) for row in rows] == [{"file", "label"}] * 15
+    assert len({true[row["file"]] for row in rows}) >= 8
+    assert "speaks for about" in printed
+    with Image.open(tmp_path / "suggestions.png") as sheet:
+        assert sheet.width > 8 * 128
+    # Filled in, it is a labels file.
+    filled = write(tmp_path / "filled.csv", ["file", "label"], [[row["file"], true[row["file"]]] for row in rows])
+    out = json.loads(
+        call(
+            capsys,
+            "suggest",
+            folder / "z.safetensors",
+            "--labels",
+            filled,
+            "--strategy=margin",
+            "--json",
+            "-o",
+            tmp_path,
+        )
+    )
+    assert len(out["suggestions"]) == 10
+    assert not {one["item"] for one in out["suggestions"]} & {row["file"] for row in rows}
+    assert "'digit " in out["suggestions"][0]["reason"]
+
+
+@pytest.mark.parametrize("strategy", ["coverage", "probcover", "typiclust", "vopt", "entropy", "random", "auto"])
+def test_every_strategy_answers(digits, tmp_path, capsys, strategy):
+    folder, _, _ = digits
+    arguments = ("--labels", folder / "labels.csv", "--strategy", strategy, "-n", 4, "--json", "-o", tmp_path)
+    out = json.loads(call(capsys, "suggest", folder / "z.safetensors", *arguments))
+    assert len({one["item"] for one in out["suggestions"]}) == 4
+
+
+def test_audit_finds_exchanged_labels_and_changes_nothing(digits, tmp_path, capsys):
+    folder, true, _ = digits
+    names = sorted(true)[:120]
+    wrong = set(names[::10])
+    classes = sorted(set(true.values()))
+    label = {n: classes[(classes.index(true[n]) + 3) % 10] if n in wrong else true[n] for n in names}
+    labels = write(tmp_path / "labels.csv", ["file", "label"], label.items())
+    before = labels.read_bytes()
+    printed = call(capsys, "audit", folder / "z.safetensors", "--labels", labels, "-o", tmp_path / "audit")
+    assert labels.read_bytes() == before
+    rows = read(tmp_path / "audit" / "audit.csv")
+    assert [float(row["suspicion"]) for row in rows] == sorted((float(row["suspicion"]) for row in rows), reverse=True)
+    assert len({row["file"] for row in rows[:12]} & wrong) >= 10
+    worst = rows[0]
+    assert worst["suggested"] == true[worst["file"]]
+    assert f"given '{worst['label']}', rather '{worst['suggested']}'" in printed
+    assert worst["nearest of other classes"].count("(") == 5
+    noise = read(tmp_path / "audit" / "noise.csv")
+    assert len(noise) == 10
+    with Image.open(tmp_path / "audit" / "audit.png") as sheet:
+        assert sheet.width == 6 * 136 + 8
+
+
+@pytest.mark.parametrize("model", [None, "wordllama"])
+def test_texts(tmp_path, capsys, model):
+    if model:
+        pytest.importorskip("wordllama", reason="needs the package wordllama (extra dev)")
+    rows = [[f"t{number}", text] for number, (text, _) in enumerate(TEXTS)]
+    source = write(tmp_path / "texts.csv", ["id", "text"], rows)
+    labels = write(
+        tmp_path / "labels.csv", ["item", "label"], [["t0", "sport"], ["t1", "sport"], ["t10", "food"], ["t12", "food"]]
+    )
+    call(capsys, "embed", source, "-o", tmp_path / "z.safetensors", *(["--model", model] if model else []))
+    assert EmbeddedItems.load(tmp_path / "z.safetensors").kind == "text"
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out")
+    found = read(tmp_path / "out" / "predictions.csv")
+    right = [row["label"] == TEXTS[number][1] for number, row in enumerate(found)]
+    assert np.mean(right) >= 0.9
+    call(capsys, "suggest", tmp_path / "z.safetensors", "--labels", labels, "-n", 3, "-o", tmp_path / "next")
+    assert len(read(tmp_path / "next" / "suggestions.csv")) == 3
+    call(capsys, "audit", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "audit")
+
+
+def test_a_table_of_measurements(tmp_path, capsys):
+    data = load_breast_cancer()
+    names = [name.replace(" ", "_") for name in data.feature_names]
+    kinds = ["benign" if value else "malignant" for value in data.target]
+    rows = [[f"case {i}", *map(str, row), kind] for i, (row, kind) in enumerate(zip(data.data, kinds, strict=True))]
+    source = write(tmp_path / "cases.csv", ["item", *names, "label"], rows)
+    given = [i for kind in ("benign", "malignant") for i in [j for j, k in enumerate(kinds) if k == kind][:5]]
+    labels = write(tmp_path / "labels.csv", ["item", "label"], [[f"case {i}", kinds[i]] for i in given])
+    out = json.loads(call(capsys, "embed", source, "-o", tmp_path / "z.safetensors", "--json"))
+    assert out["num_features"] == 30, "the column of labels is no feature"
+    assert "label" in out["left out"]
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out", "--prior=none")
+    found = read(tmp_path / "out" / "predictions.csv")
+    assert np.mean([row["label"] == kind for row, kind in zip(found, kinds, strict=True)]) > 0.88
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "{nothing}", "-o", "z.safetensors"], "There is no folder and no file"),
+        (["embed", "{photos}", "-o", "z.npy"], "-o needs a name that ends in .safetensors; got z.npy"),
+        (["embed", "{photos}", "-o", "z.safetensors", "--backbone=torchvision/resnet18"], "needs --weights FILE"),
+        (["embed", "{empty}", "-o", "z.safetensors"], "There are no images under"),
+        (["spread", "{nothing}", "--labels", "{labels}", "-o", "out"], "There is no embedding file"),
+        (["spread", "{labels}", "--labels", "{labels}", "-o", "out"], "is not a file of `lspread embed`"),
+        (
+            ["spread", "{z}", "--labels", "{labels}", "-o", "out", "--target-precision=2"],
+            "above 0 and at most 1; got 2",
+        ),
+        (["spread", "{z}", "--labels", "{wrong}", "-o", "out"], "files that are not images under"),
+        (["audit", "{z}", "--labels", "{nothing}"], "There is no label file"),
+        (["suggest", "{z}", "-n", "0"], "num_queries must be at least 1; got 0"),
+        (["suggest", "{z}", "--k", "0"], "--k must be at least 1; got 0"),
+        (["doctor", "{nothing}"], "There is no folder"),
+    ],
+)
+def test_errors_say_what_to_do(digits, tmp_path, capsys, monkeypatch, arguments, message):
+    folder, _, _ = digits
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "wrong.csv", ["file", "label"], [["none.png", "a"], ["nor this.png", "b"]])
+    places = {
+        "nothing": tmp_path / "nothing",
+        "empty": tmp_path / "empty",
+        "photos": folder / "photos",
+        "labels": folder / "labels.csv",
+        "wrong": tmp_path / "wrong.csv",
+        "z": folder / "z.safetensors",
+    }
+    assert main([part.format(**places) for part in arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
+    z = torch.cat([torch.randn(20, 2), torch.randn(20, 2) + 1000])
+    EmbeddedItems(z, [str(i) for i in range(40)], "table", "nowhere.csv", "euclidean", {"features": "x"}).save(
+        tmp_path / "z.safetensors"
+    )
+    labels = write(tmp_path / "labels.csv", ["item", "label"], [["0", "a"], ["1", "b"], ["2", "a"], ["3", "b"]])
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out", "--k=3")
+    status = [row["status"] for row in read(tmp_path / "out" / "predictions.csv")]
+    assert status == ["given"] * 4 + ["pseudo"] * 16 + ["unreached"] * 20
+
+
+@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor"])
+def test_help_loads_nothing_heavy(command):
+    code = (
+        "import sys\nfrom lspread.cli.main import main\n"
+        f"code = main([{command!r}, '--help'])\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'lightning', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nsys.exit(code)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+    assert time.perf_counter() - start < 60
