@@ -23,6 +23,8 @@ _COMMANDS = {
     "validate": ("Accuracy of a trained run on its validation images.", "training"),
     "test": ("Accuracy of a trained run on its test images.", "training"),
     "predict": ("Label every image of a run, or of other images with the same settings.", "training"),
+    "compare": ("Accuracies of several runs in one table and one figure.", "compare"),
+    "init": ("The two files that a folder of images needs, ready to be filled in.", "init"),
     "embed": ("Embeddings of images, texts or a table; the file that the next three read.", "embed"),
     "spread": ("A label for every item from embeddings and a few labels, without training.", "spread"),
     "suggest": ("What to label next, also without a single label.", "suggest"),
@@ -41,6 +43,8 @@ _EXAMPLES = """examples:
   lspread test runs/20260101-120000-photos
   lspread predict runs/20260101-120000-photos
   lspread report runs/20260101-120000-photos
+  lspread compare runs/a runs/b
+  lspread init photos/
   lspread embed photos/ -o photos.safetensors
   lspread spread photos.safetensors --labels labels.csv -o out/
   lspread suggest photos.safetensors -n 20

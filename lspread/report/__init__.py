@@ -1,5 +1,6 @@
 """A finished run as one page to read and one picture to show; reads run folders, writes files, never trains."""
 
+from .comparison import draw_comparison
 from .contact_sheet import SheetPicture, draw_contact_sheet
 from .page import write_report
 from .picture import plot_result
@@ -10,6 +11,7 @@ __all__ = [
     "Results",
     "SheetPicture",
     "Summary",
+    "draw_comparison",
     "draw_contact_sheet",
     "plot_result",
     "read_results",

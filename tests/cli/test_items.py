@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -336,7 +337,7 @@ def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
     assert status == ["given"] * 4 + ["pseudo"] * 16 + ["unreached"] * 20
 
 
-@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor"])
+@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare"])
 def test_help_loads_nothing_heavy(command):
     code = (
         "import sys\nfrom lspread.cli.main import main\n"
@@ -349,3 +350,49 @@ def test_help_loads_nothing_heavy(command):
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
     assert time.perf_counter() - start < 60
+
+
+def test_init_writes_what_fit_needs(photos, tmp_path, capsys):
+    folder = tmp_path / "my photos"
+    shutil.copytree(photos.root, folder, ignore=shutil.ignore_patterns("*.csv"))
+    printed = call(capsys, "init", folder)
+    assert f"wrote {folder / 'labels.csv'}" in printed
+    rows = read(folder / "labels.csv")
+    assert {row["file"] for row in rows} == set(photos.label)
+    assert {row["label"] for row in rows} == {""}
+    assert main(["fit", "--config", str(folder / "config.yaml")]) == 1
+    assert "No labels at all" in capsys.readouterr().err
+    filled = [[row["file"], photos.given.get(row["file"], "")] for row in rows]
+    write(folder / "labels.csv", ["file", "label"], filled)
+    before = (folder / "config.yaml").read_bytes()
+    assert "left as it was" in call(capsys, "init", folder)
+    assert read(folder / "labels.csv")[0] == dict(zip(["file", "label"], filled[0], strict=True))
+    assert (folder / "config.yaml").read_bytes() == before
+    quick = ["--trainer.max_epochs=2", "--model.warmup_epochs=1", "--trainer.accelerator=cpu", "--data.image_size=12"]
+    call(capsys, "fit", "--config", folder / "config.yaml", *quick, "--run_dir", tmp_path / "run")
+    assert len(read(tmp_path / "run" / "predictions.csv")) == 42
+    assert main(["init", str(tmp_path / "nothing")]) == 1
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys):
+    second = tmp_path / "second"
+    shutil.copytree(finished_run, second)
+    results = json.loads((second / "results.json").read_text())
+    results["scores"] = [row for row in results["scores"] if row["on"] == "val" and row["key"] == "classifier"]
+    (second / "results.json").write_text(json.dumps(results))
+    figure = tmp_path / "figures" / "both.png"
+    printed = call(capsys, "compare", finished_run, second, "-o", figure)
+    accuracy = results["scores"][0]["accuracy"]
+    lines = [line for line in printed.splitlines() if line.startswith((finished_run.name, "second"))]
+    assert [f"{100 * accuracy:.1f} +- " in line for line in lines] == [True, True]
+    with Image.open(figure) as picture:
+        assert picture.width > 300
+    found = json.loads(call(capsys, "compare", second, finished_run, "-o", figure, "--json"))
+    assert [row["validation"] for row in found["runs"]] == [accuracy, accuracy]
+    assert main(["compare", str(tmp_path)]) == 1
+    assert "results.json" in capsys.readouterr().err
+    results["scores"] = []
+    (second / "results.json").write_text(json.dumps(results))
+    assert main(["compare", str(second)]) == 1
+    assert "nothing to compare" in capsys.readouterr().err

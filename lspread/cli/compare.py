@@ -1,0 +1,76 @@
+"""`lspread compare`: several runs in one table and one figure."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lspread.errors import DataError
+
+if TYPE_CHECKING:
+    from lspread.report import Results
+
+__all__ = ["run"]
+
+COLUMNS = (
+    ("classifier", "test", "test"),
+    ("classifier", "val", "validation"),
+    ("classifier", "unlabeled", "unlabeled"),
+    ("graph", "unlabeled", "unlabeled, graph"),
+    ("knn", "unlabeled", "unlabeled, kNN"),
+    ("logistic_regression", "unlabeled", "unlabeled, logistic"),
+)
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Print the table and draw the figure."""
+    parser = argparse.ArgumentParser(
+        prog=f"lspread {command}",
+        description="Accuracies of finished runs side by side, with intervals.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  lspread compare runs/a runs/b\n  lspread compare runs/* -o compare.png --json",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    parser.add_argument("-o", "--output", type=Path, default=Path("compare.png"), help="figure (default: compare.png)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args(argv)
+    from lspread.report import draw_comparison, read_results
+
+    results = [read_results(folder) for folder in options.runs]
+    table = [_accuracies(one) for one in results]
+    used = [title for _, _, title in COLUMNS if any(title in row for row in table)]
+    if not used:
+        raise DataError("none of these runs knows the truth of any item, so that there is nothing to compare.")
+    names = _short_names(options.runs)
+    draw_comparison(names, table, used, options.output)
+    if options.json:
+        rows = [
+            {"run": str(folder), "seed": one.seed, "num_labels": one.num_labeled, **{t: row[t][0] for t in row}}
+            for folder, one, row in zip(options.runs, results, table, strict=True)
+        ]
+        print(json.dumps({"runs": rows, "figure": str(options.output)}))
+        return 0
+    width = max(len("run"), *map(len, names))
+    print(f"{'run':<{width}}  {'labels':>6}" + "".join(f"  {title:>20}" for title in used) + f"  {'minutes':>7}")
+    for name, one, row in zip(names, results, table, strict=True):
+        cells = [f"{100 * row[title][0]:.1f}{_half_width(row[title][1])}" if title in row else "" for title in used]
+        minutes = one.seconds.get("fit")
+        spent = "" if minutes is None else f"{minutes / 60:.1f}"
+        print(f"{name:<{width}}  {one.num_labeled:>6,}" + "".join(f"  {cell:>20}" for cell in cells) + f"  {spent:>7}")
+    print(f"accuracy in %, with half the width of its 95 % interval\nwrote {options.output}")
+    return 0
+
+
+def _accuracies(results: "Results") -> dict[str, tuple[float, tuple[float, float] | None]]:
+    found = {(score.key, score.on): (score.accuracy, score.interval) for score in results.scores}
+    return {title: found[key, on] for key, on, title in COLUMNS if (key, on) in found}
+
+
+def _half_width(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" +- {50 * (interval[1] - interval[0]):.1f}"
+
+
+def _short_names(folders: list[Path]) -> list[str]:
+    """Return the last part of each path, or the whole path where two end alike."""
+    last = [folder.resolve().name for folder in folders]
+    return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
