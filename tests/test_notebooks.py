@@ -44,7 +44,8 @@ def find_paths(path):
 
 
 def test_the_lessons_are_there():
-    assert {"01_ten_labels", "02_layer"} <= {path.stem for path in NOTEBOOKS}
+    names = {"01_ten_labels", "02_layer", "03_active_learning", "04_noisy_labels", "05_text_and_tables"}
+    assert names | {"06_from_scikit_learn"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each_notebook

@@ -38,7 +38,9 @@ def run(command: str, argv: list[str]) -> int:
     parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
     parser.add_argument("--labels", type=Path, required=True, help="CSV file with the columns file (or item) and label")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--alpha", type=float, default=0.99, help="how much an item listens to its neighbors")
+    parser.add_argument(
+        "--alpha", type=float, help="how much an item listens to its neighbors; default: 0.99, less below 1,800 items"
+    )
     parser.add_argument("--prior", choices=("none", "uniform", "labeled"), default="none", help="class frequencies")
     parser.add_argument("--robust", action="store_true", help="trust each label as far as the others confirm it")
     parser.add_argument(
@@ -70,6 +72,9 @@ def run(command: str, argv: list[str]) -> int:
     label, names = items.read_labels(options.labels)
     if int((label == UNLABELED).sum()) == 0:
         raise DataError(f"every item of {options.embeddings} has a label in {options.labels}; nothing is left to do.")
+    if options.alpha is None:
+        # Labels that walk on and on among few items tell no more where they came from.
+        options.alpha = 1 - min(0.1, max(0.01, 18 / len(label)))
     graph = graph_of(items, options)
     model = _fit(graph, label, len(names), options, calibrate=True)
     probability = torch.from_numpy(model.label_distributions_)

@@ -11,13 +11,16 @@ from torch import Tensor
 from lspread.estimators.engine import GraphClassifier, KernelOption
 from lspread.graph import Graph, normalize_graph
 from lspread.labels import ClassPrior, poisson_labels, propagate_labels, spread_labels
-from lspread.solve import Solution
+from lspread.solve import Solution, Status
 from lspread.typing import Metric
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = ["LabelPropagationClassifier", "LabelSpreadingClassifier", "PoissonClassifier"]
+
+NUM_HOPS = 200
+"""Edges away from what was solved for that tiny scores are carried on."""
 
 
 class LabelSpreadingClassifier(GraphClassifier):
@@ -105,13 +108,20 @@ class LabelSpreadingClassifier(GraphClassifier):
         self.balance = balance
 
     def _solve(self, graph: Graph, targets: Tensor) -> Solution:
-        return spread_labels(
-            normalize_graph(graph),
-            self._balanced(targets),
-            alpha=self.alpha,
-            solver=self._solver(),
-            on_failure="ignore",
-        )
+        graph, targets = normalize_graph(graph), self._balanced(targets)
+        solution = spread_labels(graph, targets, alpha=self.alpha, solver=self._solver(), on_failure="ignore")
+        # Far from all labels, scores may be smaller than what the solve can promise. Zhou's own iteration from zero
+        # adds up positive numbers only, so that each is right in its leading digits however small it is.
+        bound = solution.error_bound.amax(0)
+        is_lost = (solution.value <= bound).all(1)
+        if solution.status is not Status.CONVERGED or not bool(is_lost.any()):
+            return solution
+        size = (graph.num_nodes, graph.num_nodes)
+        matrix = torch.sparse_coo_tensor(graph.edge_index, graph.edge_weight, size, is_coalesced=True).to_sparse_csr()
+        value = torch.where(solution.value <= bound, 0, solution.value)
+        for _ in range(NUM_HOPS):
+            value = torch.where(is_lost[:, None], self.alpha * (matrix @ value), value)
+        return replace(solution, value=value)
 
 
 class LabelPropagationClassifier(GraphClassifier):
