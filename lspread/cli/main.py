@@ -24,6 +24,7 @@ _COMMANDS = {
     "test": ("Accuracy of a trained run on its test images.", "training"),
     "predict": ("Label every image of a run, or of other images with the same settings.", "training"),
     "compare": ("Accuracies of several runs in one table and one figure.", "compare"),
+    "export": ("A finished run for other tools: torch.export, ONNX, safetensors, Label Studio.", "export"),
     "init": ("The two files that a folder of images needs, ready to be filled in.", "init"),
     "embed": ("Embeddings of images, texts or a table; the file that the next three read.", "embed"),
     "spread": ("A label for every item from embeddings and a few labels, without training.", "spread"),
@@ -44,6 +45,7 @@ _EXAMPLES = """examples:
   lspread predict runs/20260101-120000-photos
   lspread report runs/20260101-120000-photos
   lspread compare runs/a runs/b
+  lspread export runs/20260101-120000-photos --to torch-export -o exported/
   lspread init photos/
   lspread embed photos/ -o photos.safetensors
   lspread spread photos.safetensors --labels labels.csv -o out/

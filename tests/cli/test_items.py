@@ -337,7 +337,7 @@ def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
     assert status == ["given"] * 4 + ["pseudo"] * 16 + ["unreached"] * 20
 
 
-@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare"])
+@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare", "export"])
 def test_help_loads_nothing_heavy(command):
     code = (
         "import sys\nfrom lspread.cli.main import main\n"
@@ -396,3 +396,53 @@ def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys
     (second / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(second)]) == 1
     assert "nothing to compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["safetensors", "torch-export", "onnx"])
+def test_exported_networks_answer_as_the_run_does(finished_run, tmp_path, capsys, to):
+    if to == "onnx":
+        for package in ("onnxruntime", "onnxscript"):
+            pytest.importorskip(package, reason="needs the packages onnx, onnxscript and onnxruntime")
+    out = json.loads(call(capsys, "export", finished_run, "--to", to, "-o", tmp_path, "--json"))
+    saved = load_classifier(finished_run)
+    image = torch.rand(5, 3, 12, 12)
+    with torch.no_grad():
+        expected = saved(image)
+        if to == "safetensors":
+            found = load_classifier(tmp_path)(image)
+        elif to == "torch-export":
+            found = torch.export.load(out["output"]).module()(image)
+        else:
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(out["output"], providers=["CPUExecutionProvider"])
+            found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert "agree with the run's" in out["check"]
+    if to != "safetensors":
+        assert json.loads((tmp_path / "classes.json").read_text()) == saved.class_names
+
+
+def test_exported_tasks_keep_what_people_said_apart_from_guesses(finished_run, photos, tmp_path, capsys):
+    printed = call(
+        capsys, "export", finished_run, "--to", "label-studio", "-o", tmp_path, "--url-prefix", "https://host/"
+    )
+    tasks = {task["data"]["image"]: task for task in json.loads((tmp_path / "predictions.json").read_text())}
+    assert len(tasks) == 42
+    for row in read(finished_run / "predictions.csv"):
+        task = tasks["https://host/" + row["item"]]
+        (one,) = task["annotations" if row["item"] in photos.given else "predictions"]
+        assert one["result"][0]["value"] == {"choices": [row["label"]]}
+        if row["item"] not in photos.given:
+            assert one["score"] == float(row["confidence"])
+    assert "42 tasks, 6 annotated" in printed
+
+
+def test_export_says_what_is_missing(finished_run, tmp_path, capsys, monkeypatch):
+    assert main(["export", str(tmp_path), "--to=safetensors", "-o", str(tmp_path / "out")]) == 1
+    assert "has no model.json" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--to=label-studio", "-o", str(tmp_path / "out")]) == 1
+    assert "has no predictions.csv" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["export", str(finished_run), "--to=onnx", "-o", str(tmp_path / "out")]) == 1
+    assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_config_lists_and_prints(capsys):
     assert main(["config"]) == 0
     listed = capsys.readouterr().out
     assert {line.split()[0] for line in listed.splitlines()} == set(bundled_configs())
-    assert set(bundled_configs()) >= {"digits", "fashion_mnist", "image_folder", "supervised"}
+    assert set(bundled_configs()) >= {"digits", "fashion_mnist", "image_folder", "methods/supervised"}
     assert main(["config", "image_folder"]) == 0
     assert capsys.readouterr().out == bundled_configs()["image_folder"].read_text(encoding="utf-8")
     assert main(["config", "nonsense"]) == 1
