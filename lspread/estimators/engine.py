@@ -269,7 +269,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._given = torch.from_numpy(label[label != UNLABELED])
+        self._given = torch.from_numpy(label[(label != UNLABELED) & (rows >= 0)])
         frequencies = class_prior("labeled", self._given, len(self.classes_))
         assert frequencies is not None
         self.class_prior_ = frequencies.double().numpy()

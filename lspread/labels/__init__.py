@@ -19,6 +19,7 @@ from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
 from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels
+from lspread.labels.reinforcement import reinforce_labels
 from lspread.labels.sinkhorn import sinkhorn_prior
 from lspread.labels.spreading import check_alpha, propagate_labels, spread_labels
 from lspread.labels.targets import label_matrix
@@ -50,6 +51,7 @@ __all__ = [
     "propagate_labels",
     "pseudo_label_loss",
     "pseudo_labels",
+    "reinforce_labels",
     "sinkhorn_prior",
     "spread_labels",
     "spread_score_loss",

@@ -22,7 +22,7 @@ from lspread.graph import (
     normalize_graph,
     whiten,
 )
-from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, spread_labels
+from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, reinforce_labels, spread_labels
 from lspread.lit.averaging import averaged_module
 from lspread.lit.module import FewLabelClassifier
 from lspread.nn import embed
@@ -74,6 +74,8 @@ class RefreshPseudoLabels(Callback):
         balance: Let classes with more labels send out no more in total.
         prior: Class frequencies that pseudo-labels should match: "none", "uniform", "labeled", or a list of one
             number per class.
+        reinforce: Rounds in which the surest half of every class's answers become labels, as in `reinforce_labels`;
+            helps with one or a few labels per class. Needs `balance`.
         every_n_epochs: Epochs between refreshes.
         solver: How to solve.
     """
@@ -90,11 +92,14 @@ class RefreshPseudoLabels(Callback):
         symmetrize: Symmetrize = "mean",
         balance: bool = True,
         prior: str | list[float] = "none",
+        reinforce: int = 0,
         every_n_epochs: int = 1,
         solver: Solver | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise ConfigError(f"every_n_epochs must be at least 1; got {every_n_epochs}.")
+        if reinforce < 0 or (reinforce and not balance):
+            raise ConfigError(f"reinforce must be 0 or more, and above 0 only with balance; got {reinforce}.")
         if isinstance(prior, str) and prior not in ("none", "uniform", "labeled"):
             raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
         self.k, self.alpha, self.balance = k, alpha, balance
@@ -105,7 +110,7 @@ class RefreshPseudoLabels(Callback):
         self.kernel: Kernel = KERNELS[kernel]() if isinstance(kernel, str) else kernel
         self.symmetrize: Symmetrize = symmetrize
         self.prior: ClassPrior = torch.tensor(prior) if isinstance(prior, list) else prior  # type: ignore[assignment]
-        self.every_n_epochs = every_n_epochs
+        self.reinforce, self.every_n_epochs = reinforce, every_n_epochs
         self.solver: Solver = ConjugateGradient() if solver is None else solver
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
@@ -133,10 +138,23 @@ class RefreshPseudoLabels(Callback):
             num_classes: Number of classes c.
             initial: First guess of the scores `(p, c)`.
         """
-        targets = label_matrix(label, num_classes, balance=self.balance)
-        solution = spread_labels(
-            graph, targets, alpha=self.alpha, solver=self.solver, initial=initial, on_failure="warn"
-        )
+        if self.reinforce:
+            solution = reinforce_labels(
+                graph,
+                label,
+                num_classes,
+                alpha=self.alpha,
+                rounds=self.reinforce,
+                prior=self.prior,
+                solver=self.solver,
+                initial=initial,
+                on_failure="warn",
+            )
+        else:
+            targets = label_matrix(label, num_classes, balance=self.balance)
+            solution = spread_labels(
+                graph, targets, alpha=self.alpha, solver=self.solver, initial=initial, on_failure="warn"
+            )
         return solution, pseudo_labels(solution.value, label, prior=self.prior)
 
     def spread(self, z: Tensor, data: FewLabelData, *, initial: Tensor | None = None) -> Spread:
@@ -159,6 +177,7 @@ class RefreshPseudoLabels(Callback):
             "whiten": self.whiten,
             "kernel": type(self.kernel).__name__,
             "alpha": self.alpha,
+            "reinforce": self.reinforce,
             "num_edges": graph.num_edges,
             "num_unreached": int(found.num_unreached),
             "solver": type(self.solver).__name__,
