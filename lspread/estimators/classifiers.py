@@ -150,37 +150,6 @@ class LabelPropagationClassifier(GraphClassifier):
         labels that pull.
     """
 
-    def __init__(
-        self,
-        kernel: KernelOption = "knn",
-        *,
-        gamma: float = 20.0,
-        n_neighbors: int = 7,
-        max_iter: int = 1000,
-        tol: float = 1e-10,
-        n_jobs: int | None = None,
-        metric: Metric = "euclidean",
-        prior: ClassPrior | ArrayLike = "none",
-        robust: bool = False,
-        calibrate: bool = False,
-        device: str | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            kernel,
-            gamma=gamma,
-            n_neighbors=n_neighbors,
-            max_iter=max_iter,
-            tol=tol,
-            n_jobs=n_jobs,
-            metric=metric,
-            prior=prior,
-            robust=robust,
-            calibrate=calibrate,
-            device=device,
-            verbose=verbose,
-        )
-
     def _solve(self, graph: Graph, targets: Tensor) -> Solution:
         n = graph.num_nodes
         trust = targets.sum(1)
@@ -217,7 +186,6 @@ class PoissonClassifier(GraphClassifier):
         tol: Relative residual to reach.
         n_jobs: Threads.
         metric: "euclidean" or "cosine".
-        balance: Let classes with more labels send out no more in total.
         prior: Class frequencies to match.
         robust: Trust each label as far as the others confirm it.
         calibrate: Fit a temperature to the answers that hidden labels get.
@@ -231,39 +199,6 @@ class PoissonClassifier(GraphClassifier):
         Calder, Cook, Thorpe and Slepcev, "Poisson Learning: Graph Based Semi-Supervised Learning At Very Low Label
         Rates", ICML 2020.
     """
-
-    def __init__(
-        self,
-        kernel: KernelOption = "knn",
-        *,
-        gamma: float = 20.0,
-        n_neighbors: int = 7,
-        max_iter: int = 1000,
-        tol: float = 1e-10,
-        n_jobs: int | None = None,
-        metric: Metric = "euclidean",
-        balance: bool = True,
-        prior: ClassPrior | ArrayLike = "none",
-        robust: bool = False,
-        calibrate: bool = False,
-        device: str | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            kernel,
-            gamma=gamma,
-            n_neighbors=n_neighbors,
-            max_iter=max_iter,
-            tol=tol,
-            n_jobs=n_jobs,
-            metric=metric,
-            prior=prior,
-            robust=robust,
-            calibrate=calibrate,
-            device=device,
-            verbose=verbose,
-        )
-        self.balance = balance
 
     def _solve(self, graph: Graph, targets: Tensor) -> Solution:
         return poisson_labels(graph, self._balanced(targets), solver=self._solver(), on_failure="ignore")

@@ -55,19 +55,19 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        kernel: KernelOption,
+        kernel: KernelOption = "knn",
         *,
-        gamma: float,
-        n_neighbors: int,
-        max_iter: int,
-        tol: float,
-        n_jobs: int | None,
-        metric: Metric,
-        prior: ClassPrior | ArrayLike,
-        robust: bool,
-        calibrate: bool,
-        device: str | None,
-        verbose: bool,
+        gamma: float = 20.0,
+        n_neighbors: int = 7,
+        max_iter: int = 1000,
+        tol: float = 1e-10,
+        n_jobs: int | None = None,
+        metric: Metric = "euclidean",
+        prior: ClassPrior | ArrayLike = "none",
+        robust: bool = False,
+        calibrate: bool = False,
+        device: str | None = None,
+        verbose: bool = False,
     ) -> None:
         self.kernel = kernel
         self.gamma = gamma

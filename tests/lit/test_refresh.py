@@ -10,18 +10,19 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lspread.errors import ConfigError
 from lspread.graph import build_graph, find_neighbors, normalize_graph, whiten
-from lspread.labels import label_matrix, pseudo_labels, spread_labels
+from lspread.labels import label_matrix, pseudo_labels, reinforce_labels, spread_labels
 from lspread.lit import RefreshPseudoLabels
 from lspread.lit.refresh import averaged_backbone
 
 from .conftest import make_data, make_model
 
 
-def test_pseudo_labels_are_those_of_the_functions(make_trainer: Callable[..., Trainer]) -> None:
+@pytest.mark.parametrize("reinforce", [0, 2])
+def test_pseudo_labels_are_those_of_the_functions(make_trainer: Callable[..., Trainer], reinforce: int) -> None:
     test = torch.arange(50, 60)
     data = make_data(test=test)
     model = make_model(lr=1e-12)  # so that the weights embed now what they embedded when the epoch started
-    refresh = RefreshPseudoLabels(k=5, alpha=0.9, prior="uniform")
+    refresh = RefreshPseudoLabels(k=5, alpha=0.9, prior="uniform", reinforce=reinforce)
     make_trainer(refresh, max_epochs=1).fit(model, datamodule=data)
     assert refresh.last is not None
     torch.manual_seed(0)
@@ -32,7 +33,10 @@ def test_pseudo_labels_are_those_of_the_functions(make_trainer: Callable[..., Tr
         z = whiten(model.backbone.eval()(model.normalize(data.images.fetch(pool))))
     graph = normalize_graph(build_graph(z, find_neighbors(z, 5, metric="cosine")))
     given = data.given_label[pool]
-    scores = spread_labels(graph, label_matrix(given, 3, balance=True), alpha=0.9).value
+    if reinforce:
+        scores = reinforce_labels(graph, given, 3, alpha=0.9, rounds=reinforce).value
+    else:
+        scores = spread_labels(graph, label_matrix(given, 3, balance=True), alpha=0.9).value
     expected = pseudo_labels(scores, given, prior="uniform")
     found = refresh.last.pseudo
     torch.testing.assert_close(refresh.last.scores, scores, rtol=1e-3, atol=1e-6)
@@ -104,6 +108,8 @@ def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[
     ("options", "message"),
     [
         ({"every_n_epochs": 0}, r"every_n_epochs must be at least 1; got 0"),
+        ({"reinforce": -1}, r"reinforce must be 0 or more, and above 0 only with balance; got -1"),
+        ({"reinforce": 1, "balance": False}, r"reinforce must be 0 or more, and above 0 only with balance; got 1"),
         ({"prior": "equal"}, r"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got 'equal'"),
     ],
 )
