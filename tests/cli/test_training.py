@@ -404,6 +404,21 @@ def test_every_method_builds_and_takes_a_step(path, tmp_path, config_path):
     assert losses == {"train_loss", "supervised_loss"} | expected[path.stem]
 
 
+def test_lp_deepssl_is_as_published_whatever_the_data_file_says(tmp_path, config_path):
+    write_fashion(tmp_path)
+    files = ["--config", config_path("fashion_mnist"), "--config", config_path("methods/lp_deepssl")]
+    arguments = ["fit", *files, "--data.root", str(tmp_path), "--run_dir", str(tmp_path / "run")]
+    arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=1", "--model.warmup_epochs=0"]
+    assert main([*arguments, "--trainer.max_epochs=1", "--data.batch_size=32"]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    refresh = config["trainer"]["callbacks"][0]["init_args"]
+    published = {"k": 50, "alpha": 0.99, "metric": "cosine", "kernel": "cosine", "whiten": False, "balance": False}
+    published |= {"prior": "none", "reinforce": 0, "every_n_epochs": 1, "symmetrize": "mean"}
+    assert {name: refresh[name] for name in published} == published
+    model = config["model"]
+    assert (model["mixup"], model["pseudo_weight"], model["pseudo_reduction"]) == (0.0, 1.0, "mean")
+
+
 def test_a_run_starts_another_one_that_holds_its_network(finished_run, photo_arguments, photos, tmp_path):
     config = yaml.safe_load((finished_run / "config.yaml").read_text(encoding="utf-8"))
     options = {name: value for name, value in config["model"]["backbone"]["init_args"].items() if name != "in_channels"}
