@@ -19,10 +19,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 # Command: what it does, the module that does it. Each module has `run(command, argv) -> exit code`.
 _COMMANDS = {
     "demo": ("Ten labeled digits in, a trained classifier and a report out; under two minutes on a CPU.", "demo"),
-    "fit": ("Train from a YAML file; writes one folder with predictions, model and report.", "training"),
-    "validate": ("Accuracy of a trained run on its validation images.", "training"),
-    "test": ("Accuracy of a trained run on its test images.", "training"),
-    "predict": ("Label every image of a run, or of other images with the same settings.", "training"),
+    "fit": ("Train from a YAML file; writes one folder with predictions, model and report.", "loop"),
+    "validate": ("Accuracy of a trained run on its validation images.", "loop"),
+    "test": ("Accuracy of a trained run on its test images.", "loop"),
+    "predict": ("Label every image of a run, or of other images with the same settings.", "loop"),
     "compare": ("Accuracies of several runs in one table and one figure.", "compare"),
     "export": ("A finished run for other tools: torch.export, ONNX, safetensors, Label Studio.", "export"),
     "init": ("The two files that a folder of images needs, ready to be filled in.", "init"),

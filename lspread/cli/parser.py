@@ -28,7 +28,7 @@ class RunParser(LightningArgumentParser):
             super().error(message, ex)
         command = self.prog.replace(" [options]", "")
         print(f"{command}: error: {shorten_message(message)}", file=sys.stderr)
-        print(f"All settings: {command} --help", file=sys.stderr)
+        print(f"All settings: {command} --help-all", file=sys.stderr)
         sys.exit(2)
 
 

@@ -337,7 +337,9 @@ def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
     assert status == ["given"] * 4 + ["pseudo"] * 16 + ["unreached"] * 20
 
 
-@pytest.mark.parametrize("command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare", "export"])
+@pytest.mark.parametrize(
+    "command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare", "export", "fit", "test"]
+)
 def test_help_loads_nothing_heavy(command):
     code = (
         "import sys\nfrom lspread.cli.main import main\n"

@@ -86,3 +86,10 @@ def test_report_needs_a_finished_run(tmp_path, capsys):
     assert f"{tmp_path} has no results.json" in capsys.readouterr().err
     assert main(["report"]) == 2
     assert "required: RUN" in capsys.readouterr().err
+
+
+def test_short_help_points_to_the_whole(capsys):
+    assert main(["fit", "--help"]) == 0
+    assert "--help-all" in capsys.readouterr().out
+    assert main(["fit", "--help-all"]) == 0
+    assert "--model.pseudo_weight" in capsys.readouterr().out

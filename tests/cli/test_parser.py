@@ -75,7 +75,7 @@ def test_unknown_settings_are_refused_by_name(settings, name, tmp_path, capsys):
 def test_unknown_options_are_refused_by_name(capsys):
     assert main(["fit", "--config", DIGITS, "--model.alpah", "3"]) == 2
     assert capsys.readouterr().err == (
-        "lspread fit: error: unrecognized arguments: --model.alpah 3\nAll settings: lspread fit --help\n"
+        "lspread fit: error: unrecognized arguments: --model.alpah 3\nAll settings: lspread fit --help-all\n"
     )
 
 
