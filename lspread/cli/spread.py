@@ -89,9 +89,10 @@ def run(command: str, argv: list[str]) -> int:
     threshold = None if target is None else _threshold(*hidden, target)
     options.output.mkdir(parents=True, exist_ok=True)
     written = _write_predictions(items, names, predicted, confidence, is_given, model, threshold, options.output)
-    title = f"{Path(items.root).name}: {len(label):,} {items.kind}s from {int(is_given.sum()):,} labels"
+    noun = "rows" if items.kind == "table" else f"{items.kind}s"
+    title = f"{Path(items.root).name}: {len(label):,} {noun} from {int(is_given.sum()):,} labels"
     content = {
-        "title": title.replace("tables", "rows"),
+        "title": title,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["lspread", command, *argv]),
         "seed": options.seed,
@@ -184,6 +185,8 @@ def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]
     Raises:
         DataError: A class has one label only, so that none could be hidden.
     """
+    import torch
+
     from lspread.lit.scores import wilson_interval
 
     if not len(sure):
@@ -191,7 +194,7 @@ def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]
             "--target-precision hides labels to find out how sure is sure enough, and needs two labels of every class."
         )
     order = sure.argsort(descending=True)
-    precision = right[order].double().cumsum(0) / (1 + order.argsort().sort().values)
+    precision = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
     enough = (precision >= target).nonzero().flatten()
     if not len(enough):
         return {"threshold": None, "precision": None, "num_hidden": len(sure), "num_above": 0, "interval": None}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lspread.estimators.engine import GraphClassifier, KernelOption
-from lspread.graph import Graph, normalize_graph
+from lspread.graph import Graph, connected_components, normalize_graph
 from lspread.labels import ClassPrior, poisson_labels, propagate_labels, spread_labels
 from lspread.solve import Solution, Status
 from lspread.typing import Metric
@@ -113,7 +113,10 @@ class LabelSpreadingClassifier(GraphClassifier):
         # Far from all labels, scores may be smaller than what the solve can promise. Zhou's own iteration from zero
         # adds up positive numbers only, so that each is right in its leading digits however small it is.
         bound = solution.error_bound.amax(0)
-        is_lost = (solution.value <= bound).all(1)
+        component = connected_components(graph)
+        has_label = torch.zeros(graph.num_nodes, dtype=torch.bool, device=graph.device)
+        has_label[component[(targets != 0).any(1)]] = True
+        is_lost = (solution.value <= bound).all(1) & has_label[component]
         if solution.status is not Status.CONVERGED or not bool(is_lost.any()):
             return solution
         size = (graph.num_nodes, graph.num_nodes)

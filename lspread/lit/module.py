@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation, mix_images
+from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
 from lspread.errors import ConfigError
 from lspread.labels import (
     PseudoLabels,
@@ -20,7 +20,6 @@ from lspread.labels import (
     is_confident,
     mean_entropy_loss,
     mean_teacher_loss,
-    pseudo_label_loss,
 )
 from lspread.lit.averaging import teach
 from lspread.lit.batch import Batch, ImageBatch, to_float
@@ -28,6 +27,7 @@ from lspread.lit.in_batch import InBatchPath
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
+from lspread.lit.views import ON_STRONG, make_views, mixed_pseudo_loss
 from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
 
@@ -288,20 +288,11 @@ class FewLabelClassifier(LightningModule):
     def _labeled_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return each piece of the second stage's loss; all views share one pass through the backbone."""
         labeled, pool = batch["labeled"], batch["pool"]
-        views = {"labeled": self.weak(to_float(labeled["image"]))}
-        if self.confident_weight or self.teacher_weight:
-            weak = self.weak(to_float(pool["image"]))
-            if self.confident_weight:
-                views["weak"] = weak
-        mixing = None
-        if any(getattr(self, f"{name}_weight") for name in ("pseudo", *_ON_STRONG)):
-            views["strong"] = self.strong(to_float(pool["image"]))
-            if self.pseudo_weight and self.mixup:
-                views["mixed"], *mixing = mix_images(views["strong"], self.mixup)
-                if not any(getattr(self, f"{name}_weight") for name in _ON_STRONG):
-                    del views["strong"]
-        if self.contrastive_weight or self.graph_contrastive_weight or self.agreement_weight:
-            views["second"] = self.strong(to_float(pool["image"]))
+        pieces = [name for name in ("pseudo", *ON_STRONG) if getattr(self, f"{name}_weight")]
+        images = to_float(labeled["image"]), to_float(pool["image"])
+        views, mixing = make_views(*images, self.weak, self.strong, pieces, self.mixup)
+        # The teacher alone looks at weakly changed images without gradient.
+        weak = views["weak"] if self.confident_weight else views.pop("weak", None)
         z = self.backbone(self.normalize(torch.cat(list(views.values()))))
         sizes = [len(view) for view in views.values()]
         z_of = dict(zip(views, z.split(sizes), strict=True))
@@ -310,10 +301,10 @@ class FewLabelClassifier(LightningModule):
         losses = {"supervised": cross_entropy(logits_of["labeled"].float(), given)}
         if self.pseudo_weight:
             logits = logits_of["strong" if mixing is None else "mixed"]
-            losses["pseudo"] = self._compare(logits, pool["index"], mixing)
+            losses["pseudo"] = mixed_pseudo_loss(logits, self._pseudo(), pool["index"], mixing, self.pseudo_reduction)
         if self.confident_weight:
             losses["confident"] = self._confident(logits_of["strong"], logits_of["weak"])
-        if self.teacher_weight:
+        if self.teacher_weight and weak is not None:
             logits = teach(self.trainer, self.normalize(weak))
             losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
         if self.entropy_weight:
@@ -330,15 +321,6 @@ class FewLabelClassifier(LightningModule):
         if self.spread is not None:
             losses |= self._in_batch_losses(z_of, logits_of, {"labeled": labeled["index"], "pool": pool["index"]})
         return losses
-
-    def _compare(self, logits: Tensor, index: Tensor, mixing: list[Tensor] | None) -> Tensor:
-        """Return the loss to pseudo-labels, of images alone or mixed with a partner."""
-        loss = pseudo_label_loss(logits, self._pseudo(), index, reduction=self.pseudo_reduction)
-        if mixing is None:
-            return loss
-        partner, share = mixing
-        other = pseudo_label_loss(logits, self._pseudo(), index[partner], reduction=self.pseudo_reduction)
-        return torch.lerp(other, loss, share)
 
     def _confident(self, strong: Tensor, weak: Tensor) -> Tensor:
         """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
@@ -413,9 +395,4 @@ class FewLabelClassifier(LightningModule):
             self._warmup_seconds = seconds_gone(self.trainer)
 
 
-_ON_STRONG = (
-    *("confident", "teacher", "entropy", "contrastive", "graph_contrastive"),
-    *("spread", "consistency", "agreement"),
-)
-"""Pieces of the loss that look at strongly changed pool images, beside "pseudo", for which they may be mixed."""
 _PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}
