@@ -154,7 +154,7 @@ def _cross_validate(
     right: list[Tensor] = []
 
     def spread(given: "Tensor", index: "Tensor") -> "Tensor":
-        from lspread.estimators.calibration import sharpen
+        from lspread.labels import sharpen
 
         found = _fit(model.graph_, given, num_classes, options)
         classes = torch.from_numpy(found.classes_)

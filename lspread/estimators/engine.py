@@ -19,10 +19,19 @@ from torch.nn.functional import normalize
 
 from lspread.active import audit_labels
 from lspread.errors import ConfigError, DataError
-from lspread.estimators.calibration import calibration_error, fit_temperature, folds, sharpen
 from lspread.estimators.reading import densify, merge_rows, read_graph, read_labels
 from lspread.graph import Gaussian, Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph
-from lspread.labels import ClassPrior, certainty, class_prior, match_prior, normalize_scores
+from lspread.labels import (
+    ClassPrior,
+    calibration_error,
+    certainty,
+    class_prior,
+    fit_temperature,
+    match_prior,
+    normalize_scores,
+    sharpen,
+    stratified_folds,
+)
 from lspread.nn import InductiveHead
 from lspread.solve import ConjugateGradient, Solution, Status
 from lspread.typing import UNLABELED, Metric
@@ -347,7 +356,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=4,
             )
             return
-        fold = folds(number.cpu(), num_folds).to(node.device)
+        fold = stratified_folds(number.cpu(), num_folds, torch.Generator().manual_seed(0)).to(node.device)
         probability = torch.empty(len(node), len(self.classes_), dtype=targets.dtype, device=node.device)
         for one in range(num_folds):
             hidden = fold == one

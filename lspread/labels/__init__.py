@@ -1,6 +1,7 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
 from lspread.labels.anchors import Anchors, join_anchors
+from lspread.labels.calibration import calibration_error, fit_temperature, sharpen, stratified_folds
 from lspread.labels.consistency import (
     align_distribution,
     confident_loss,
@@ -33,11 +34,13 @@ __all__ = [
     "SpreadOperator",
     "agreement_loss",
     "align_distribution",
+    "calibration_error",
     "certainty",
     "check_alpha",
     "class_prior",
     "confident_loss",
     "contrastive_loss",
+    "fit_temperature",
     "graph_contrastive_loss",
     "is_confident",
     "join_anchors",
@@ -52,7 +55,9 @@ __all__ = [
     "pseudo_label_loss",
     "pseudo_labels",
     "reinforce_labels",
+    "sharpen",
     "sinkhorn_prior",
     "spread_labels",
     "spread_score_loss",
+    "stratified_folds",
 ]

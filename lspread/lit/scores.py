@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lspread.data import Evaluator
+from lspread.labels import stratified_folds
 from lspread.typing import UNLABELED
 
-__all__ = ["METHODS", "Method", "accuracy_row", "cross_validate", "stratified_folds", "wilson_interval"]
+__all__ = ["METHODS", "Method", "accuracy_row", "cross_validate", "wilson_interval"]
 
 Method = Callable[[Tensor, Tensor], Tensor]
 """Labels for some items: called with the visible labels `(n,)`, UNLABELED elsewhere, and the wanted rows `(m,)`;
@@ -68,28 +69,6 @@ def accuracy_row(key: str, on: str, prediction: Tensor, index: Tensor, evaluator
         "num_items": num_items,
         "ci95": list(wilson_interval(num_right, num_items)),
     }
-
-
-def stratified_folds(label: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:
-    """Deal items into folds class by class, in random order.
-
-    Args:
-        label: Classes `(l,)` int64.
-        num_folds: Number of folds.
-        generator: Source of the order.
-
-    Returns:
-        Fold of each item `(l,)` int64 in `0..num_folds-1`; fold sizes differ by at most one in every class.
-    """
-    fold = torch.empty_like(label)
-    start = 0
-    for value in label.unique().tolist():
-        rows = (label == value).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        # Going on where the last class stopped keeps the folds' total sizes even as well.
-        fold[rows] = (torch.arange(len(rows)) + start) % num_folds
-        start += len(rows)
-    return fold
 
 
 def cross_validate(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from lspread.lit.scores import accuracy_row, cross_validate, stratified_folds, wilson_interval
+from lspread.lit.scores import accuracy_row, cross_validate, wilson_interval
 from lspread.typing import UNLABELED
 
 
@@ -31,17 +31,6 @@ def test_accuracy_row_counts_known_items_only_and_no_answer_as_wrong():
     assert row["ci95"] == pytest.approx(list(wilson_interval(2, 4)))
     assert accuracy_row("knn", "test", prediction, torch.tensor([3]), truth) is None
     assert accuracy_row("knn", "val", prediction, torch.tensor([], dtype=torch.int64), truth) is None
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_folds_split_every_class_evenly(seed):
-    label = torch.tensor([0] * 7 + [2] * 5 + [3] * 6)
-    fold = stratified_folds(label, 4, torch.Generator().manual_seed(seed))
-    for value in (0, 2, 3):
-        counts = fold[label == value].bincount(minlength=4)
-        assert counts.max() - counts.min() <= 1
-    totals = fold.bincount(minlength=4)
-    assert totals.max() - totals.min() <= 1
 
 
 def test_cross_validation_hides_each_given_label_once():

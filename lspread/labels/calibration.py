@@ -1,30 +1,39 @@
 """How far probabilities can be taken at their word, and one number that makes them better."""
 
-import numpy as np
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["calibration_error", "fit_temperature", "folds", "sharpen"]
+__all__ = ["calibration_error", "fit_temperature", "sharpen", "stratified_folds"]
 
 NUM_BINS = 10
-TEMPERATURES = np.exp(np.linspace(np.log(0.05), np.log(20), 121))
+TEMPERATURES = torch.logspace(math.log10(0.05), math.log10(20), 121, dtype=torch.float64).tolist()
 """Candidates; a grid cannot fail, and one number needs no optimizer."""
 LEAST = 1e-6
 """Probabilities below count as this, or a single surprise would outweigh all else."""
 
 
-def folds(number: Tensor, num_folds: int) -> Tensor:
-    """Return the fold of each label `(m,)`, each class spread over all folds.
+def stratified_folds(label: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:
+    """Deal items into folds class by class, in random order.
 
     Args:
-        number: Classes of the labels `(m,)` int64.
-        num_folds: How many folds.
+        label: Classes `(l,)` int64.
+        num_folds: Number of folds.
+        generator: Source of the order.
+
+    Returns:
+        Fold of each item `(l,)` int64 in `0..num_folds-1`; fold sizes differ by at most one in every class.
     """
-    fold = torch.empty_like(number)
-    for c in number.unique():
-        member = (number == c).nonzero().flatten()
-        fold[member] = torch.arange(len(member)) % num_folds
+    fold = torch.empty_like(label)
+    start = 0
+    for value in label.unique().tolist():
+        rows = (label == value).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        # Going on where the last class stopped keeps the folds' total sizes even as well.
+        fold[rows] = (torch.arange(len(rows)) + start) % num_folds
+        start += len(rows)
     return fold
 
 
@@ -44,7 +53,7 @@ def fit_temperature(probability: Tensor, number: Tensor) -> float:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
     log = probability.clamp(min=LEAST).log()
-    return float(TEMPERATURES[int(np.argmin([cross_entropy(log / t, number).item() for t in TEMPERATURES]))])
+    return min(TEMPERATURES, key=lambda temperature: float(cross_entropy(log / temperature, number)))
 
 
 def calibration_error(probability: Tensor, number: Tensor) -> float:
