@@ -14,7 +14,8 @@ and run side by side.
     python experiments/label_efficiency.py --minutes 5                        # all of it; says how long it will take
     python experiments/label_efficiency.py --warm-up model.warmup_epochs=40 --record hour.json      # a longer warm-up
     python experiments/label_efficiency.py --methods lspread fixmatch --labels 10 --seeds 0
-    python experiments/label_efficiency.py --show                             # table and figure of what is there
+    python experiments/label_efficiency.py --minutes 1 --out runs/1 --record experiments/results/label_efficiency_1.json
+    python experiments/label_efficiency.py --show                             # table and figures of what is there
 """
 
 import argparse
@@ -205,6 +206,36 @@ def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_over_minutes(folder: Path, path: Path) -> bool:
+    """Draw mean test accuracy against minutes from all records of a folder; say whether there are two or more."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    contents = sorted((read(one) for one in folder.glob("label_efficiency*.json")), key=lambda one: one["minutes"])
+    if len({one["minutes"] for one in contents}) < 2:
+        return False
+    counts = sorted({int(key.split("/")[1]) for key in contents[0]["runs"]})
+    figure, panels = plt.subplots(1, len(counts), figsize=(4.4 * len(counts), 3.4), squeeze=False, layout="constrained")
+    for axes, count in zip(panels[0], counts, strict=True):
+        for method in METHODS:
+            points = []
+            for content in contents:
+                found = [row for key, row in content["runs"].items() if key.startswith(f"{method}/{count}/")]
+                if found:
+                    points.append((content["minutes"], 100 * np.mean([row["test classifier"] for row in found])))
+            if len(points) > 1:
+                axes.plot(*zip(*points, strict=True), "o-", label=method)
+        axes.set(title=f"{count} labels per class", xlabel="minutes after the warm-up", ylabel="test accuracy, %")
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
@@ -245,7 +276,11 @@ def main() -> None:
     if runs:
         show(runs, content["minutes"])
         draw(runs, options.record.with_suffix(".png"))
-        print(f"\nwrote {options.record} and {options.record.with_suffix('.png')}")
+        written = [options.record, options.record.with_suffix(".png")]
+        over_minutes = options.record.parent / "accuracy_over_minutes.png"
+        if draw_over_minutes(options.record.parent, over_minutes):
+            written.append(over_minutes)
+        print("\nwrote " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":
