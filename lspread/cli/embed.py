@@ -1,19 +1,20 @@
 """`lspread embed`: from images, texts or a table to one file of embeddings."""
 
 import argparse
-import csv
 import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lspread.cli.config import run_window
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lspread.data import EmbeddedItems
+    from lspread.data.decoding import Window
 
 __all__ = ["run"]
 
@@ -31,6 +32,7 @@ def run(command: str, argv: list[str]) -> int:
   lspread embed photos/ -o photos.safetensors                                      (pixels; no network)
   lspread embed photos/ -o photos.safetensors --run runs/20260101-120000-photos    (a network that lspread trained)
   lspread embed photos/ -o photos.safetensors --backbone torchvision/resnet18 --weights resnet18.pth --image-size 224
+  lspread embed scans/ -o scans.safetensors --channels 1 --window 0 4095           (12-bit scans in 16-bit files)
   lspread embed mails.csv -o mails.safetensors --text message                      (words; --model for a network)
   lspread embed payments.csv -o payments.safetensors --leave-out customer""",
     )
@@ -42,6 +44,12 @@ def run(command: str, argv: list[str]) -> int:
     images.add_argument("--weights", type=Path, help="local file with the backbone's weights")
     images.add_argument("--image-size", type=int, help="height and width; default: the run's, else 32")
     images.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 color; default: the run's, else 3")
+    images.add_argument(
+        "--window",
+        nargs="+",
+        metavar="WORD",
+        help="files with more than 8 bits: full (default), image, or the values of black and white; default: the run's",
+    )
     images.add_argument("--batch-size", type=int, default=256)
     images.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     images.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
@@ -79,21 +87,22 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
     from lspread.data.image_folder import IMAGE_SUFFIXES, find_images
 
     network, preprocess, size, channels, features = _network(options)
+    window = _window(options)
     names = find_images(options.source)
     if not names:
         raise DataError(
             f"There are no images under {options.source}. Files that end in {', '.join(IMAGE_SUFFIXES)} are read."
         )
     if options.skip_unreadable:
-        files = FolderImages([options.source / name for name in names], size, channels)
+        files = FolderImages([options.source / name for name in names], size, channels, window=window)
         bad = {path for path, _ in files.find_unreadable(progress=True)}
         names = [name for name in names if options.source / name not in bad]
         for path in sorted(bad):
             print(f"left out, unreadable: {path}", file=sys.stderr)
         if not names:
             raise DataError(f"None of the {len(bad)} image files under {options.source} can be read.")
-    images = FolderImages([options.source / name for name in names], size, channels)
-    parts = _Parts(options.output, [names, size, channels, features])
+    images = FolderImages([options.source / name for name in names], size, channels, window=window)
+    parts = _Parts(options.output, [names, size, channels, features, window])
     device = _device(options.device)
     if network is not None:
         network.to(device)
@@ -158,6 +167,21 @@ def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
     return network, prepare, size, channels, f"{options.backbone}, {options.weights.name}, {size} x {size}"
 
 
+def _window(options: argparse.Namespace) -> "Window":
+    words: list[str] | None = options.window
+    if words is None:
+        return "full" if options.run is None else run_window(options.run)
+    from lspread.data.decoding import check_window
+
+    if len(words) == 1:
+        return check_window(words[0])  # type: ignore[arg-type]
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        raise ConfigError(f"--window takes full, image or two numbers; got {' '.join(words)}.") from None
+    return check_window((low, high))
+
+
 class _Normalize:
     """Bring images in [0, 1] to what a network expects."""
 
@@ -212,52 +236,14 @@ def _device(name: str) -> Any:
 
 def _embed_rows(options: argparse.Namespace) -> "EmbeddedItems":
     from lspread.data import EmbeddedItems
-    from lspread.data.features import table_features, text_features
+    from lspread.data.columns import read_columns
 
-    columns = _read_columns(options.source)
-    for name in (options.text, options.id, *options.leave_out):
-        if name is not None and name not in columns:
-            raise DataError(f"{options.source} has no column `{name}`; it has {', '.join(columns)}.")
-    id_column = options.id or next((name for name in ("item", "id") if name in columns), None)
-    num_rows = len(next(iter(columns.values())))
-    items = columns[id_column] if id_column else [str(row) for row in range(1, num_rows + 1)]
-    if len(set(items)) < len(items):
-        twice = next(item for item in items if items.count(item) > 1)
-        raise DataError(f"{options.source}: `{id_column}` must name every row once, but '{twice}' occurs again.")
+    columns = read_columns(options.source)
+    columns.require(options.text, *options.leave_out)
+    items, id_column = columns.name_rows(options.id)
+    told = {"label", *options.leave_out} | ({id_column} if id_column else set())
+    found = columns.features(options.text, model=options.model, leave_out=told)
     root = str(options.source.resolve())
-    text_column = options.text or ("text" if "text" in columns else None)
-    if text_column is not None:
-        z = text_features(columns[text_column], model=options.model)
-        made_by = {"features": options.model or "words (TF-IDF, SVD)", "column": text_column}
-        return EmbeddedItems(z, items, "text", root, "cosine", made_by)
-    told = {"label", id_column, *options.leave_out}
-    found = table_features({name: cells for name, cells in columns.items() if name not in told})
-    made_by = {
-        "features": f"{len(found.numeric)} columns of numbers, {len(found.categorical)} of categories",
-        "numeric": ", ".join(found.numeric),
-        "categorical": ", ".join(found.categorical),
-        "left out": ", ".join([*found.left_out, *sorted(name for name in told if name in columns)]),
-    }
-    return EmbeddedItems(found.embedding, items, "table", root, "euclidean", made_by)
-
-
-def _read_columns(path: Path) -> dict[str, list[str]]:
-    """Return the columns of a CSV file, whose first line names them."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
-    header_line = text.split("\n", 1)[0]
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=header_line.count))
-    header = [cell.strip() for cell in next(reader, [])]
-    rows = []
-    for row in reader:
-        if len(row) != len(header) and any(cell.strip() for cell in row):
-            raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
-        if any(cell.strip() for cell in row):
-            rows.append(row)
-    if not header or not rows:
-        raise DataError(f"{path} needs a first line that names the columns, and rows below it.")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path} has two columns of one name: {', '.join(header)}.")
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    return EmbeddedItems(
+        found.embedding, items, found.kind, root, "cosine" if found.kind == "text" else "euclidean", found.made_by
+    )

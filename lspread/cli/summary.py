@@ -7,10 +7,10 @@ from lspread.report import Results, read_results, summarize
 
 __all__ = ["format_summary", "print_summary"]
 
-_SETS = {"unlabeled": "unlabeled images", "val": "validation images", "test": "test images"}
+_SETS = {"unlabeled": "unlabeled", "val": "validation", "test": "test"}
 _FILES = {
     "report.html": "open it in a browser",
-    "predictions.csv": "a label and a confidence for every image",
+    "predictions.csv": "a label and a confidence for every item",
     "model.safetensors": "the trained weights; model.json says how to load them",
     "metrics.csv": "losses and accuracies per epoch",
     "config.yaml": "the settings, ready for another run",
@@ -45,7 +45,7 @@ def _table(results: Results) -> list[str]:
         rows.append(
             (
                 score.method,
-                f"{_SETS.get(score.on, score.on)} ({score.num_items:,})",
+                f"{_SETS.get(score.on, score.on)} {results.noun} ({score.num_items:,})",
                 f"{100 * score.accuracy:.1f} %",
                 interval,
             )

@@ -8,23 +8,28 @@ from lspread.data.augmentation import (
     StrongAugmentation,
     WeakAugmentation,
 )
+from lspread.data.corruption import RandomCorruption
+from lspread.data.decoding import decode_image
 from lspread.data.digits import Digits
 from lspread.data.embedded_items import EmbeddedItems
 from lspread.data.embeddings import check_embeddings, load_embeddings, save_embeddings
 from lspread.data.evaluation import Evaluator
 from lspread.data.fashion_mnist import FashionMNIST
 from lspread.data.image_folder import ImageFolder
-from lspread.data.images import FolderImages, TensorImages, decode_image
+from lspread.data.images import FolderImages, TensorImages
 from lspread.data.medmnist import MedMNIST
 from lspread.data.mixing import mix_images
 from lspread.data.module import FewLabelData, Items
+from lspread.data.row_data import RowData
 from lspread.data.split import FewLabelSplit
 from lspread.data.tensor_data import TensorData
 from lspread.data.torchvision_images import TorchvisionImages
+from lspread.data.vector_data import EmbeddingData, VectorData
 
 __all__ = [
     "Digits",
     "EmbeddedItems",
+    "EmbeddingData",
     "Evaluator",
     "FashionMNIST",
     "FewLabelData",
@@ -36,11 +41,14 @@ __all__ = [
     "PerImage",
     "RandomAffine",
     "RandomColor",
+    "RandomCorruption",
     "RandomErase",
+    "RowData",
     "StrongAugmentation",
     "TensorData",
     "TensorImages",
     "TorchvisionImages",
+    "VectorData",
     "WeakAugmentation",
     "check_embeddings",
     "decode_image",

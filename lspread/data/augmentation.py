@@ -18,6 +18,7 @@ __all__ = [
     "RandomErase",
     "StrongAugmentation",
     "WeakAugmentation",
+    "check_range",
 ]
 
 Padding = Literal["zeros", "border", "reflection"]
@@ -53,15 +54,15 @@ class RandomAffine(nn.Module):
         aspect: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_range("shift", shift, 0, 1)
-        _check_range("aspect", aspect, 0.1, 1)
+        check_range("shift", shift, 0, 1)
+        check_range("aspect", aspect, 0.1, 1)
         if len(crop) != 2 or not 0 < crop[0] <= crop[1] <= 1:
             raise ConfigError(
                 f"crop must be two shares of the area with 0 < smallest <= largest <= 1, but is {tuple(crop)}."
             )
-        _check_range("rotate", rotate, 0, 180)
-        _check_range("shear", shear, 0, 89)
-        _check_range("flip", flip, 0, 1)
+        check_range("rotate", rotate, 0, 180)
+        check_range("shear", shear, 0, 89)
+        check_range("flip", flip, 0, 1)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ConfigError(f"scale must be two numbers with 0 < smallest <= largest, but is {tuple(scale)}.")
         if padding not in ("zeros", "border", "reflection"):
@@ -133,9 +134,9 @@ class RandomColor(nn.Module):
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
         super().__init__()
-        _check_range("brightness", brightness, 0, 1)
-        _check_range("contrast", contrast, 0, 1)
-        _check_range("saturation", saturation, 0, 1)
+        check_range("brightness", brightness, 0, 1)
+        check_range("contrast", contrast, 0, 1)
+        check_range("saturation", saturation, 0, 1)
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -174,7 +175,7 @@ class RandomErase(nn.Module):
         self, probability: float = 0.5, size: tuple[float, float] = (0.2, 0.5), fill: float | None = None
     ) -> None:
         super().__init__()
-        _check_range("probability", probability, 0, 1)
+        check_range("probability", probability, 0, 1)
         if len(size) != 2 or not 0 <= size[0] <= size[1] <= 1:
             raise ConfigError(f"size must be two numbers with 0 <= smallest <= largest <= 1, but is {tuple(size)}.")
         self.probability, self.size, self.fill = probability, (size[0], size[1]), fill
@@ -320,8 +321,14 @@ def _check_image(image: Tensor) -> None:
             f"Augmentation needs float images (m,ch,h,w) in [0, 1]; got shape {tuple(image.shape)}, dtype "
             f"{image.dtype}. Divide uint8 images by 255 first."
         )
+    if image.shape[2:] == (1, 1):
+        raise DataError(
+            f"Images of one pixel, shape {tuple(image.shape)}, cannot be shifted, turned or painted over. Rows of "
+            "tables and texts are changed by lspread.data.RandomCorruption: set it as weak, strong and view."
+        )
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `ConfigError` where an option lies outside [low, high]."""
     if not low <= value <= high:
         raise ConfigError(f"{name} must be {low} to {high}, but is {value}.")

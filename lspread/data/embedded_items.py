@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import safetensors
 import torch
@@ -14,11 +13,10 @@ from torch import Tensor
 from lspread.data.embeddings import check_embeddings
 from lspread.data.labels_csv import class_names_of, read_labels_csv
 from lspread.errors import DataError
-from lspread.typing import UNLABELED, Metric
+from lspread.typing import UNLABELED, ItemKind, Metric
 
-__all__ = ["EmbeddedItems", "ItemKind"]
+__all__ = ["EmbeddedItems"]
 
-ItemKind: TypeAlias = Literal["image", "text", "table"]
 _KEY, _FACTS = "embedding", "lspread"
 
 

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lspread.errors import ConfigError, DataError
+from lspread.data.text_models import embed_with_folder, embed_with_wordllama
+from lspread.errors import DataError
 
 __all__ = ["TableFeatures", "pixel_features", "table_features", "text_features"]
 
@@ -31,7 +31,13 @@ def pixel_features(image: Tensor) -> Tensor:
     return torch.nn.functional.normalize(flat - flat.mean(1, keepdim=True), dim=1)
 
 
-def text_features(texts: Sequence[str], *, model: str | None = None, num_features: int = 256) -> Tensor:
+def text_features(
+    texts: Sequence[str],
+    *,
+    model: str | None = None,
+    num_features: int = 256,
+    reference: Sequence[int] | None = None,
+) -> Tensor:
     """Return embeddings of texts.
 
     Args:
@@ -40,6 +46,7 @@ def text_features(texts: Sequence[str], *, model: str | None = None, num_feature
             analysis). "wordllama" for that package's embeddings; else a local folder of sentence-transformers. Nothing
             is downloaded.
         num_features: Width for words.
+        reference: Rows whose words count, as held-out texts must not; None: all. A model has its words already.
 
     Returns:
         `(n, d)` float32, made for the cosine.
@@ -51,39 +58,23 @@ def text_features(texts: Sequence[str], *, model: str | None = None, num_feature
     if len(texts) < 2:
         raise DataError(f"text_features needs at least two texts; got {len(texts)}.")
     if model == "wordllama":
-        try:
-            import wordllama
-        except ImportError as error:
-            raise ConfigError("model 'wordllama' needs the package: pip install wordllama") from error
-        # Weights and tokenizer come with the package, which looks for the latter in another folder of its own.
-        here = Path(wordllama.__file__).parent
-        network = wordllama.WordLlama.load(cache_dir=here, disable_download=True)
-        return torch.from_numpy(np.asarray(network.embed(list(texts)), dtype=np.float32))
+        return embed_with_wordllama(texts)
     if model is not None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise ConfigError(
-                f"model {model!r} needs the package sentence-transformers: pip install sentence-transformers"
-            ) from error
-        try:
-            encoder = SentenceTransformer(model, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{model} cannot be loaded as a sentence-transformers folder: {error}") from error
-        return torch.from_numpy(np.asarray(encoder.encode(list(texts), show_progress_bar=True), dtype=np.float32))
+        return embed_with_folder(texts, model)
 
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    known = texts if reference is None else [texts[row] for row in reference]
     try:
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(texts) > 500 else 1)
-        count = words.fit_transform(texts)
+        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(known) > 500 else 1).fit(known)
     except ValueError as error:
         raise DataError(f"the texts have no words to compare ({error}).") from error
-    width = min(num_features, min(count.shape) - 1)
+    count, known_count = words.transform(texts), words.transform(known)
+    width = min(num_features, min(known_count.shape) - 1)
     if width < 1:
         return torch.from_numpy(count.toarray().astype(np.float32))
-    found = TruncatedSVD(width, random_state=0).fit_transform(count)
+    found = TruncatedSVD(width, random_state=0).fit(known_count).transform(count)
     return torch.from_numpy(found.astype(np.float32))
 
 
@@ -104,7 +95,7 @@ class TableFeatures:
     left_out: list[str]
 
 
-def table_features(columns: Mapping[str, Sequence[str]]) -> TableFeatures:
+def table_features(columns: Mapping[str, Sequence[str]], *, reference: Sequence[int] | None = None) -> TableFeatures:
     """Return features of the rows of a table: numbers and categories, scaled so that each column counts alike.
 
     A column whose filled cells are all numbers is scaled to mean 0 and deviation 1; an empty cell counts as the median,
@@ -113,6 +104,8 @@ def table_features(columns: Mapping[str, Sequence[str]]) -> TableFeatures:
 
     Args:
         columns: Name and n cells of each column.
+        reference: Rows that decide what a column is, its scale and its values, as held-out rows must not; None: all.
+            Elsewhere, what is no number counts as empty, and an unknown category as none of the known ones.
 
     Raises:
         DataError: No column can be used.
@@ -120,20 +113,18 @@ def table_features(columns: Mapping[str, Sequence[str]]) -> TableFeatures:
     parts: list[np.ndarray] = []
     numeric, categorical, left_out = [], [], []
     for name, cells in columns.items():
-        found = _numbers(cells)
+        known = cells if reference is None else [cells[row] for row in reference]
+        found = _numbers(cells, known)
         if found is not None:
             numeric.append(name)
             parts += found
             continue
-        values = sorted({cell.strip() for cell in cells})
-        if _is_constant(cells) or len(values) > min(MOST_LEVELS, max(2, len(cells) // 2)):
+        values = sorted({cell.strip() for cell in known})
+        if len(values) < 2 or len(values) > min(MOST_LEVELS, max(2, len(known) // 2)):
             left_out.append(name)
             continue
         categorical.append(name)
-        place = {value: number for number, value in enumerate(values)}
-        one_hot = np.zeros((len(cells), len(values)))
-        one_hot[np.arange(len(cells)), [place[cell.strip()] for cell in cells]] = 1.0
-        parts.append(one_hot)
+        parts.append((np.array([cell.strip() for cell in cells])[:, None] == np.array(values)).astype(float))
     if not parts:
         raise DataError(
             f"no column can be used: {', '.join(left_out) or 'there is none'}. Features are numbers, or categories "
@@ -143,29 +134,33 @@ def table_features(columns: Mapping[str, Sequence[str]]) -> TableFeatures:
     return TableFeatures(embedding, numeric, categorical, left_out)
 
 
-def _is_constant(cells: Sequence[str]) -> bool:
-    return len({cell.strip() for cell in cells}) < 2
-
-
-def _numbers(cells: Sequence[str]) -> list[np.ndarray] | None:
-    """Return the features of a column of numbers, each `(n, 1)`, or None where it is none or constant."""
-    value = np.full(len(cells), np.nan)
-    for row, cell in enumerate(cells):
-        text = cell.strip()
-        if not text or text.lower() in ("nan", "na", "null", "none"):
-            continue
-        try:
-            value[row] = float(text)
-        except ValueError:
-            return None
-        if not math.isfinite(value[row]):
-            return None
-    is_empty = np.isnan(value)
-    if is_empty.all() or (np.nanmax(value) == np.nanmin(value) and not is_empty.any()):
+def _numbers(cells: Sequence[str], known: Sequence[str]) -> list[np.ndarray] | None:
+    """Return the features of a column of numbers, each `(n, 1)`, or None where the known cells are none or constant."""
+    reference = [_number(cell) for cell in known]
+    if None in reference:
         return None
-    filled = np.where(is_empty, np.nanmedian(value), value)
-    deviation = filled.std()
-    parts = [((filled - filled.mean()) / (deviation if deviation > 0 else 1))[:, None]]
-    if is_empty.any():
+    known_value = np.array(reference, dtype=float)
+    has_empty = bool(np.isnan(known_value).any())
+    if np.isnan(known_value).all() or (np.nanmax(known_value) == np.nanmin(known_value) and not has_empty):
+        return None
+    value = np.array([np.nan if number is None else number for number in map(_number, cells)])
+    median, is_empty = np.nanmedian(known_value), np.isnan(value)
+    known_filled = np.where(np.isnan(known_value), median, known_value)
+    deviation = known_filled.std()
+    filled = np.where(is_empty, median, value)
+    parts = [((filled - known_filled.mean()) / (deviation if deviation > 0 else 1))[:, None]]
+    if has_empty:
         parts.append(is_empty[:, None].astype(float))
     return parts
+
+
+def _number(cell: str) -> float | None:
+    """Return the number in a cell, NaN for an empty one, None where it is neither."""
+    text = cell.strip()
+    if not text or text.lower() in ("nan", "na", "null", "none"):
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

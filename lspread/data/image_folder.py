@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lspread.data.decoding import Window, check_window
+from lspread.data.groups import choose_held_out, read_groups_csv, whole_groups
 from lspread.data.images import FolderImages, Images
 from lspread.data.labels_csv import LabelTable, class_names_of, read_labels_csv
 from lspread.data.module import FewLabelData, Items
@@ -28,14 +30,24 @@ class ImageFolder(FewLabelData):
     images directly in `root` are unlabeled, and an option says how many labels to draw. The same options work with
     a CSV file: the labels that are not drawn are hidden from the method and used by the evaluator.
 
+    With `group_column`, all images of a group, such as a patient, stand on one side: `val_fraction` and `test_fraction`
+    hold out whole groups before labels are chosen, the other images of a group in `val_csv` or `test_csv` leave the
+    training pool as well, and unlabeled images of a patient with a given label are not judged.
+
+    Grey files of more than 8 bits (PNG and TIFF of 16 bits) keep all of them; `window` says what is black and white.
+
     Args:
         root: The folder; nested folders are searched, hidden files are not.
         labels_csv: Label file, relative to `root`; null for one subfolder per class.
         val_csv: Label file of validation images, relative to `root`.
         test_csv: Label file of test images, relative to `root`.
+        group_column: Column that names the group of every image, such as its patient; null: images stand alone.
+        groups_csv: File with the columns `file` and `group_column`, relative to `root`; null: `labels_csv`.
         class_names: Class names in order; null takes the sorted names of `labels_csv` or of the subfolders.
         image_size: Height and width; the shorter side is resized to it, then the center is cropped.
         in_channels: 3 for color, 1 for grey.
+        window: Of files with more than 8 bits: "full" keeps the format's scale (0 to 65535 becomes 0 to 1), "image"
+            stretches each image from its darkest to its brightest value, [low, high] these two values.
         cache_gib: Keep decoded images in memory up to this size; above it, decode them again each time.
         progress: Show a progress bar on a terminal while images are read.
         num_labels_per_class: Labels to draw from each class.
@@ -43,6 +55,8 @@ class ImageFolder(FewLabelData):
         labeled_indices: Rows to use as labels, in the order of the sorted paths.
         seed: Seed of the draw.
         val_fraction: Share of the items with a known class to keep for validation; they must not be training labels.
+            With `group_column`: share of the groups, whose labels are no training labels.
+        test_fraction: Share of the groups to keep for test; needs `group_column`.
         batch_size: Images of the pool per training step.
         labeled_batch_size: Labeled images per training step.
         eval_batch_size: Images per step without gradient.
@@ -50,6 +64,7 @@ class ImageFolder(FewLabelData):
 
     Raises:
         DataError: The folder or a label file cannot be used: no labels at all, one class only, an unknown column, ...
+            With groups: an image without one, a group on two sides, too few groups.
         ConfigError: Subfolders as classes and no option that draws labels, or an option outside its range.
     """
 
@@ -60,9 +75,12 @@ class ImageFolder(FewLabelData):
         val_csv: str | None = None,
         *,
         test_csv: str | None = None,
+        group_column: str | None = None,
+        groups_csv: str | None = None,
         class_names: Sequence[str] | None = None,
         image_size: int = 64,
         in_channels: int = 3,
+        window: Window = "full",
         cache_gib: float = 4.0,
         progress: bool = True,
         num_labels_per_class: int | None = None,
@@ -70,6 +88,7 @@ class ImageFolder(FewLabelData):
         labeled_indices: Sequence[int] | None = None,
         seed: int = 0,
         val_fraction: float = 0.0,
+        test_fraction: float = 0.0,
         batch_size: int = 256,
         labeled_batch_size: int = 64,
         eval_batch_size: int = 1024,
@@ -82,10 +101,14 @@ class ImageFolder(FewLabelData):
             raise ConfigError(f"image_size must be at least 1 pixel, but is {image_size}.")
         if in_channels not in (1, 3):
             raise ConfigError(f"in_channels must be 1 (grey) or 3 (color), but is {in_channels}.")
+        if group_column is None and (groups_csv is not None or test_fraction):
+            raise ConfigError("groups_csv and test_fraction need group_column, the column that names the groups.")
+        self.group_column, self.test_fraction = group_column, test_fraction
+        self._group_of = None if group_column is None else self._read_groups(group_column, groups_csv or labels_csv)
         is_drawn = num_labels_per_class is not None or fraction is not None or labeled_indices is not None
         self._table = self._read_table(labels_csv)
         self._held_out = {
-            part: read_labels_csv(self.root / name, self.root)
+            part: read_labels_csv(self.root / name, self.root, besides=self._besides)
             for part, name in (("val", val_csv), ("test", test_csv))
             if name is not None
         }
@@ -114,6 +137,7 @@ class ImageFolder(FewLabelData):
             if table is not None:
                 table.encode(names)  # a label outside the classes is an error before anything is read
         self.image_size = image_size
+        self.window = check_window(window)
         self.cache_gib = cache_gib
         self.progress = progress
 
@@ -136,14 +160,61 @@ class ImageFolder(FewLabelData):
             _check_held_out(table, part, rows, part_label, label if self._table is not None else None)
             parts[part] = rows
             held_out_label[rows] = part_label
+        group = self._groups(names)
+        if group is not None:
+            parts = self._whole_parts(parts, label, group)
         split = self.draw_split(label, val=parts.get("val"), test=parts.get("test"))
-        if self.val_fraction:
+        if self.val_fraction and group is None:
             split = split.hold_out(self.val_fraction, label, seed=self.seed)
-        return Items(self._read_images(names), names, held_out_label, split)
+        return Items(self._read_images(names), names, held_out_label, split, group)
+
+    def _read_groups(self, column: str, groups_csv: str | None) -> dict[str, str]:
+        if groups_csv is None:
+            raise ConfigError(f"group_column '{column}' needs groups_csv, with the columns `file` and `{column}`.")
+        return read_groups_csv(self.root / groups_csv, self.root, column)
+
+    def _groups(self, names: list[str]) -> list[str] | None:
+        """Return the group of each image; None where images stand alone."""
+        if self._group_of is None:
+            return None
+        missing = [name for name in names if name not in self._group_of]
+        if missing:
+            raise DataError(
+                f"`{self.group_column}` is not known of {len(missing)} of {len(names)} images (first: {missing[0]}). "
+                "List every image, also those without a label: any of them may be of a held-out group."
+            )
+        return [self._group_of[name] for name in names]
+
+    def _whole_parts(self, parts: dict[str, Tensor], label: Tensor, group: list[str]) -> dict[str, Tensor]:
+        """Return the rows of val and test with all of their groups, those that the fractions ask for included."""
+        whole = {part: whole_groups(rows, group) for part, rows in parts.items()}
+        for part, rows in whole.items():
+            taken = rows[(label[rows] != UNLABELED) & ~torch.isin(rows, parts[part])]
+            if self._table is not None and taken.numel():
+                raise DataError(
+                    f"{self._table.path} has labels for training of {taken.numel()} images whose group is in "
+                    f"{part}_csv (first: group '{group[int(taken[0])]}'). A group belongs on one side: move these rows "
+                    "there."
+                )
+        apart = torch.cat([torch.empty(0, dtype=torch.int64), *whole.values()])
+        chosen = choose_held_out(
+            label,
+            test_fraction=self.test_fraction,
+            val_fraction=self.val_fraction,
+            group=group,
+            apart=apart,
+            seed=self.seed,
+        )
+        return {part: torch.cat([whole.get(part, rows[:0]), rows]) for part, rows in chosen.items()}
+
+    @property
+    def _besides(self) -> tuple[str, ...]:
+        return () if self.group_column is None else (self.group_column,)
 
     def _read_images(self, names: list[str]) -> Images:
-        files = FolderImages([self.root / name for name in names], self.image_size, self.in_channels)
-        num_bytes = len(names) * self.in_channels * self.image_size**2
+        paths = [self.root / name for name in names]
+        files = FolderImages(paths, self.image_size, self.in_channels, window=self.window)
+        num_bytes = len(names) * self.in_channels * self.image_size**2 * files.dtype.itemsize
         if num_bytes <= self.cache_gib * 2**30:
             return files.load(progress=self.progress)
         files.check(progress=self.progress)
@@ -156,7 +227,7 @@ class ImageFolder(FewLabelData):
         # Only the default name may be missing: a folder with one subfolder per class has no CSV file.
         if not path.exists() and labels_csv == "labels.csv" and next(_class_folders(self.root), None) is not None:
             return None
-        return read_labels_csv(path, self.root)
+        return read_labels_csv(path, self.root, besides=self._besides)
 
     def _subfolder_classes(self, labels_csv: str | None, is_drawn: bool) -> list[str]:
         names = sorted(_class_folders(self.root))

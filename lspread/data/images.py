@@ -4,39 +4,44 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lspread.data.decoding import Unreadable, Window, check_window, decode_image, is_deep
 from lspread.errors import ConfigError, DataError
 
-__all__ = ["FolderImages", "ImageRows", "Images", "TensorImages", "decode_image"]
+__all__ = ["FolderImages", "ImageRows", "Images", "TensorImages"]
 
-_WHITE = (255, 255, 255, 255)
 _CHUNK = 1024
 
 
 class Images(Dataset[dict[str, Tensor]]):
-    """n images of one shape; item i is `{"image": uint8 (ch,h,w), "index": int64 ()}`.
+    """n images of one shape; item i is `{"image": (ch,h,w), "index": int64 ()}`.
 
-    A `DataLoader` with `collate_fn=keep_batch` fetches each batch with one call of `fetch`.
+    Images are uint8, or float32 in the units that the network gets: [0, 1] for images of more than 8 bits. A
+    `DataLoader` with `collate_fn=keep_batch` fetches each batch with one call of `fetch`.
+
+    Attributes:
+        image_shape: (ch, h, w).
+        full_scale: What `moments` counts where the network gets 1: 255 for 8 bits, 65535 for 16, 1 for no pixels.
     """
 
     image_shape: tuple[int, int, int]
+    full_scale: int = 255
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def fetch(self, index: Tensor) -> Tensor:
-        """Return the images (m,ch,h,w) uint8 of the rows `index` (m,) int64."""
+        """Return the images (m,ch,h,w), uint8 or float32, of the rows `index` (m,) int64."""
         raise NotImplementedError
 
     def moments(self, index: Tensor) -> Tensor:
-        """Return each image's sum and sum of squares per channel, (m,ch,2) int64, for the rows `index`."""
+        """Return each image's sum and sum of squares per channel, (m,ch,2), in units of 1 / `full_scale`."""
         raise NotImplementedError
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
@@ -53,45 +58,62 @@ class TensorImages(Images):
     """Images in memory.
 
     Args:
-        image: (n,ch,h,w) uint8.
+        image: (n,ch,h,w) uint8, or uint16 for images of more than 8 bits.
 
     Raises:
         DataError: Another shape or dtype.
     """
 
     def __init__(self, image: Tensor) -> None:
-        if image.dim() != 4 or image.dtype != torch.uint8:
+        if image.dim() != 4 or image.dtype not in (torch.uint8, torch.uint16):
             raise DataError(
-                f"Images need shape (n,ch,h,w) and dtype uint8 (0 to 255); got shape {tuple(image.shape)}, dtype "
-                f"{image.dtype}. Scale to 0..255, call .to(torch.uint8), and add the channel dimension."
+                "Images need shape (n,ch,h,w) and dtype uint8 (0 to 255) or uint16 (0 to 65535); got shape "
+                f"{tuple(image.shape)}, dtype {image.dtype}. Scale to 0..255, call .to(torch.uint8), and add the "
+                "channel dimension."
             )
         self.image = image.contiguous()
         self.image_shape = (image.shape[1], image.shape[2], image.shape[3])
+        self.full_scale = torch.iinfo(image.dtype).max
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
     def fetch(self, index: Tensor) -> Tensor:
-        """Return the images (m,ch,h,w) uint8 of the rows `index`: one `index_select`."""
-        return self.image.index_select(0, index)
+        """Return the images (m,ch,h,w) of the rows `index`: uint8, or float32 in [0, 1] where they have 16 bits."""
+        return _hand_out(self._select(index))
 
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2) int64."""
-        return torch.cat([_moments(self.fetch(part)) for part in index.split(_CHUNK)])
+        return torch.cat([_moments(self._select(part)) for part in index.split(_CHUNK)])
+
+    def _select(self, index: Tensor) -> Tensor:
+        # Selected as int16, which old versions of torch can do as well.
+        whole = self.image.view(torch.int16) if self.image.dtype == torch.uint16 else self.image
+        return whole.index_select(0, index).view(self.image.dtype)
 
 
 class FolderImages(Images):
     """Image files, decoded each time they are asked for; a batch is decoded by several threads.
 
+    Where any file has more than 8 bits (grey PNG and TIFF of 16 bits), all of them are kept: images then come as
+    float32 in [0, 1] instead of uint8. To a network both are the same, but for the bits.
+
     Args:
         paths: One file per item.
         image_size: Height and width after the resize.
         in_channels: 1 (grey) or 3 (RGB).
+        window: Which values of files with more than 8 bits become 0 and 1, see `decode_image`.
         num_threads: Decoding threads; None takes one per core that this process may use.
     """
 
     def __init__(
-        self, paths: Sequence[Path], image_size: int, in_channels: int, *, num_threads: int | None = None
+        self,
+        paths: Sequence[Path],
+        image_size: int,
+        in_channels: int,
+        *,
+        window: Window = "full",
+        num_threads: int | None = None,
     ) -> None:
         if image_size < 1:
             raise ConfigError(f"image_size must be at least 1 pixel, but is {image_size}.")
@@ -99,24 +121,39 @@ class FolderImages(Images):
             raise ConfigError(f"in_channels must be 1 (grey) or 3 (color), but is {in_channels}.")
         self.paths = list(paths)
         self.image_shape = (in_channels, image_size, image_size)
+        self.window = check_window(window)
         self.num_threads = num_threads if num_threads is not None else _num_cores()
         self._all_moments: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """In which the files are decoded: uint16 where any of them has more than 8 bits, else uint8."""
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            for start, stop in _chunks(len(self), False):
+                if any(threads.map(is_deep, self.paths[start:stop])):
+                    return torch.uint16
+        return torch.uint8
+
+    @property
+    def full_scale(self) -> int:  # type: ignore[override]
+        """What `moments` counts where the network gets 1."""
+        return torch.iinfo(self.dtype).max
+
     def fetch(self, index: Tensor) -> Tensor:
-        """Decode the images (m,ch,h,w) uint8 of the rows `index`.
+        """Decode the images (m,ch,h,w) of the rows `index`: uint8, or float32 in [0, 1].
 
         Raises:
             DataError: Some files cannot be read; the message names the first of them.
         """
         rows = index.tolist()
-        out = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8)
+        out = torch.empty((len(rows), *self.image_shape), dtype=self.dtype)
         with ThreadPoolExecutor(self.num_threads) as threads:
             failures = self._decode(threads, rows, out)
         _raise_unreadable(failures, len(rows))
-        return out
+        return _hand_out(out)
 
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2) int64; the first call decodes all files."""
@@ -136,7 +173,7 @@ class FolderImages(Images):
     def find_unreadable(self, *, progress: bool = False) -> list[tuple[Path, str]]:
         """Decode every file once and return those that cannot be read, with the reason."""
         failures: list[tuple[Path, str]] = []
-        scratch = torch.empty((min(_CHUNK, max(1, len(self))), *self.image_shape), dtype=torch.uint8)
+        scratch = torch.empty((min(_CHUNK, max(1, len(self))), *self.image_shape), dtype=self.dtype)
         with ThreadPoolExecutor(self.num_threads) as threads:
             for start, stop in _chunks(len(self), progress):
                 failures += self._decode(threads, range(start, stop), scratch[: stop - start])
@@ -148,14 +185,14 @@ class FolderImages(Images):
         Raises:
             DataError: Some files cannot be read; the message names the first of them.
         """
-        image = torch.empty((len(self), *self.image_shape), dtype=torch.uint8)
+        image = torch.empty((len(self), *self.image_shape), dtype=self.dtype)
         self._decode_all(image, progress)
         return TensorImages(image)
 
     def _decode_all(self, out: Tensor | None, progress: bool) -> None:
         failures: list[tuple[Path, str]] = []
         moments = []
-        scratch = torch.empty((min(_CHUNK, len(self)), *self.image_shape), dtype=torch.uint8)
+        scratch = torch.empty((min(_CHUNK, len(self)), *self.image_shape), dtype=self.dtype)
         with ThreadPoolExecutor(self.num_threads) as threads:
             # In chunks, so that Ctrl-C waits for one chunk and not for all files.
             for start, stop in _chunks(len(self), progress):
@@ -172,8 +209,8 @@ class FolderImages(Images):
         def decode(slot: int) -> tuple[Path, str] | None:
             path = self.paths[rows[slot]]
             try:
-                array[slot] = decode_image(path, size, channels).numpy()
-            except _Unreadable as error:
+                array[slot] = decode_image(path, size, channels, dtype=self.dtype, window=self.window).numpy()
+            except Unreadable as error:
                 return path, error.reason
             return None
 
@@ -206,82 +243,12 @@ class ImageRows(Dataset[dict[str, Tensor]]):
         return {"image": self.images.fetch(index), "index": index}
 
 
-def decode_image(path: str | Path, image_size: int, in_channels: int) -> Tensor:
-    """Read one image file as a square of the asked size.
-
-    The camera's orientation (EXIF) is applied, 16-bit grey is scaled to 8 bits, transparent pixels are
-    put on white, animations give their first frame. The center square is resized with antialiasing,
-    which is the same as resizing the shorter side and cropping the center.
-
-    Args:
-        path: png, jpg, bmp, webp, tif, gif or whatever else Pillow reads.
-        image_size: Height and width of the result.
-        in_channels: 1 (grey, Rec. 601 luma) or 3 (RGB).
-
-    Returns:
-        (in_channels, image_size, image_size) uint8.
-
-    Raises:
-        DataError: The file cannot be read as an image; the message names its path.
-    """
-    try:
-        with Image.open(path) as file:
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8 for little; twice the target keeps the resize clean.
-            file.draft(None, (2 * image_size, 2 * image_size))
-            image = _to_8_bits(ImageOps.exif_transpose(file), "RGB" if in_channels == 3 else "L")
-            side = min(image.size)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
-            image = image.resize(
-                (image_size, image_size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-            )
-            array = np.array(image)
-    except Exception as error:  # Pillow's readers raise every kind of exception on damaged files
-        raise _Unreadable(path, _reason(error, Path(path))) from error
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1).contiguous()
-
-
-class _Unreadable(DataError):
-    """One file that is no image; `reason` says why, without the path."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image: {reason}")
-        self.reason = reason
-
-
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if path.stat().st_size == 0 else "its content is not a known image format"
-    return str(error) or type(error).__name__
-
-
-def _to_8_bits(image: Image.Image, mode: str) -> Image.Image:
-    """Convert an image of any Pillow mode to "L" or "RGB"."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        value = np.asarray(image).astype(np.int64)
-        if value.min() < 0 or value.max() > 65535:
-            raise ValueError(
-                f"its 32-bit values span {value.min()} to {value.max()}; convert it to 8 or 16 bits (0 to 65535)"
-            )
-        image = Image.fromarray(((value + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        real = np.asarray(image)
-        if not (real.min() >= 0 and real.max() <= 1):  # also catches NaN
-            raise ValueError(
-                f"its float values span {real.min()} to {real.max()}; convert it to 8 bits or scale to 0..1"
-            )
-        image = Image.fromarray(np.rint(real * 255).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    return image if image.mode == mode else image.convert(mode)
+def _hand_out(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else image.float().div_(torch.iinfo(image.dtype).max)
 
 
 def _moments(image: Tensor) -> Tensor:
-    pixel = image.flatten(2).to(torch.int32)
+    pixel = image.flatten(2).to(torch.int32 if image.dtype == torch.uint8 else torch.int64)
     return torch.stack([pixel.sum(-1), pixel.square().sum(-1)], -1)
 
 

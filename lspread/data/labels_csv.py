@@ -15,7 +15,7 @@ from torch import Tensor
 from lspread.errors import DataError
 from lspread.typing import UNLABELED
 
-__all__ = ["LabelTable", "class_names_of", "read_labels_csv"]
+__all__ = ["LabelTable", "class_names_of", "read_labels_csv", "relative_path"]
 
 _COLUMNS = ("file", "label")
 
@@ -94,7 +94,7 @@ class LabelTable:
         return f"{self.path} names {len(missing)} of {len(self.file)} {what}" + "\n".join(lines)
 
 
-def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
+def read_labels_csv(path: str | Path, root: str | Path, *, besides: Sequence[str] = ()) -> LabelTable:
     """Read a label file.
 
     The first line names the columns `file` (or `item`) and `label`; the separator may be a comma, a semicolon or a tab.
@@ -102,6 +102,7 @@ def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
     Args:
         path: The CSV file, UTF-8.
         root: The folder that relative paths in `file` start from.
+        besides: Other columns that may be there; they are not read.
 
     Raises:
         DataError: The file is missing or not UTF-8, columns are missing or unknown, a row has too few or too
@@ -122,10 +123,10 @@ def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
     separator = max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     header = ["file" if cell.strip() == "item" else cell.strip() for cell in next(reader, [])]
-    if sorted(header) != sorted(_COLUMNS):
+    if sorted(name for name in header if name not in besides) != sorted(_COLUMNS):
         raise DataError(
             f"{path} needs exactly the columns `file` and `label` in its first line; got "
-            f"{', '.join(f'`{name}`' for name in header) or 'an empty file'}. " + _column_advice(header)
+            f"{', '.join(f'`{name}`' for name in header) or 'an empty file'}. " + _column_advice(header, besides)
         )
     file_at, label_at = header.index("file"), header.index("label")
     seen: dict[str, tuple[str, int]] = {}
@@ -134,11 +135,13 @@ def read_labels_csv(path: str | Path, root: str | Path) -> LabelTable:
             if not any(cell.strip() for cell in row):
                 continue
             line = reader.line_num
-            if len(row) != len(_COLUMNS):
+            if len(row) != len(header):
+                named = ", ".join(f"`{name}`" for name in header[:-1]) + f" and `{header[-1]}`"
                 raise DataError(
-                    f"{path}, line {line}: needs 2 cells, `file` and `label`, but has {len(row)}: {separator.join(row)}"
+                    f"{path}, line {line}: needs {len(header)} cells, {named}, but has {len(row)}: "
+                    f"{separator.join(row)}"
                 )
-            file, label = _relative(row[file_at].strip(), root, path, line), row[label_at].strip()
+            file, label = relative_path(row[file_at].strip(), root, path, line), row[label_at].strip()
             if file in seen:
                 other, first = seen[file]
                 if other == label:
@@ -184,7 +187,12 @@ def class_names_of(table: LabelTable) -> list[str]:
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
-def _relative(file: str, root: Path, path: Path, line: int) -> str:
+def relative_path(file: str, root: Path, path: Path, line: int) -> str:
+    """Return the cell `file` of a line of `path` relative to the folder `root`, with forward slashes.
+
+    Raises:
+        DataError: The cell is empty, or leads out of the folder.
+    """
     if not file:
         raise DataError(f"{path}, line {line}: the cell `file` is empty.")
     file = file.replace("\\", "/")
@@ -199,9 +207,9 @@ def _relative(file: str, root: Path, path: Path, line: int) -> str:
     return file
 
 
-def _column_advice(header: list[str]) -> str:
+def _column_advice(header: list[str], besides: Sequence[str]) -> str:
     missing = [name for name in _COLUMNS if name not in header]
-    unknown = [name for name in header if name not in _COLUMNS]
+    unknown = [name for name in header if name not in (*_COLUMNS, *besides)]
     twice = sorted({name for name in header if header.count(name) > 1})
     advice = []
     if missing:

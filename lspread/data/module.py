@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lspread.data.evaluation import Evaluator
+from lspread.data.groups import check_groups, hide_relatives
 from lspread.data.images import ImageRows, Images
 from lspread.data.split import FewLabelSplit
 from lspread.errors import ConfigError, DataError
-from lspread.typing import UNLABELED
+from lspread.typing import UNLABELED, ItemKind
 
 __all__ = ["BalancedSampler", "FewLabelData", "Items", "keep_batch"]
 
-_SMALLEST_STD = 1 / 255
+_SMALLEST_STD = 1e-6
 T = TypeVar("T")
 
 
@@ -31,21 +32,28 @@ class Items:
         names: A name for each item, for tables.
         label: (n,) int64 true classes as far as known, else `UNLABELED`.
         split: Which of these labels the method may see.
+        group: A name for each item, such as its patient; None where items have nothing to do with each other. No
+            group may stand in two of pool, validation and test, and unlabeled items of a group with a given label are
+            not judged.
     """
 
     images: Images
     names: list[str]
     label: Tensor
     split: FewLabelSplit
+    group: Sequence[str] | None = None
 
 
 class FewLabelData(LightningDataModule):
-    """A dataset of images of which few have a label.
+    """A dataset of images of which few have a label, or of vectors, which are images of one pixel.
 
-    Every batch is `{"image": uint8 (m,ch,h,w), "index": int64 (m,)}`. Labels never travel in batches: training
-    reads `given_label[index]`, evaluation asks `evaluator.label(index)`.
+    Every batch is `{"image": (m,ch,h,w) uint8 or float32, "index": int64 (m,)}`. Labels never travel in batches:
+    training reads `given_label[index]`, evaluation asks `evaluator.label(index)`.
 
     A subclass passes its constant facts to this constructor and implements `load_items`.
+
+    Attributes:
+        kind: "image", "text" or "table": what reports call an item.
 
     Args:
         name: Short name of the dataset.
@@ -65,6 +73,8 @@ class FewLabelData(LightningDataModule):
     Raises:
         ConfigError: An option outside its range, or more than one way to choose labels.
     """
+
+    kind: ItemKind = "image"
 
     def __init__(
         self,
@@ -172,13 +182,17 @@ class FewLabelData(LightningDataModule):
                 f"{self.name} needs one name and one label per image; got {n} images, {len(items.names)} names "
                 f"and labels of shape {tuple(items.label.shape)}."
             )
-        evaluator = Evaluator(items.label, self.num_classes)
+        true_label = items.label
+        if items.group is not None:
+            check_groups(items.split, items.group)
+            true_label = hide_relatives(items.label, items.split, items.group)
+        evaluator = Evaluator(true_label, self.num_classes)
         given_label = torch.full((n,), UNLABELED, dtype=torch.int64)
         given_label[items.split.labeled] = items.label[items.split.labeled]
         self._moments = _mean_and_std(items.images, items.split.pool)
         self._given_label, self._evaluator = given_label, evaluator
         # The true labels stay with the evaluator and nowhere else.
-        self._items = Items(items.images, items.names, given_label, items.split)
+        self._items = Items(items.images, items.names, given_label, items.split, items.group)
 
     @property
     def num_classes(self) -> int:
@@ -222,7 +236,7 @@ class FewLabelData(LightningDataModule):
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel over the pool, in [0, 1] units, at least 1/255."""
+        """Standard deviation of each channel over the pool, in [0, 1] units, at least 1/255 (16 bits: 1/65535)."""
         return self._ready(self._moments)[1]
 
     def train_dataloader(self) -> dict[str, DataLoader]:
@@ -322,5 +336,8 @@ def _mean_and_std(images: Images, rows: Tensor) -> tuple[tuple[float, ...], tupl
     _, height, width = images.image_shape
     total = images.moments(rows).sum(0).double() / (rows.numel() * height * width)
     mean = total[:, 0]
-    std = (total[:, 1] - mean.square()).clamp_min(0).sqrt() / 255
-    return tuple((mean / 255).tolist()), tuple(std.clamp_min(_SMALLEST_STD).tolist())
+    # Never below the smallest difference of two pixels, or a channel of one value would become anything. Features that
+    # are no pixels have no such difference.
+    smallest = 1.0 if images.full_scale > 1 else _SMALLEST_STD
+    std = (total[:, 1] - mean.square()).clamp_min(0).sqrt().clamp_min(smallest)
+    return tuple((mean / images.full_scale).tolist()), tuple((std / images.full_scale).tolist())

@@ -15,7 +15,7 @@ class TensorData(FewLabelData):
     """One's own images as a tensor.
 
     Args:
-        image: (n,ch,h,w) uint8.
+        image: (n,ch,h,w) uint8, or uint16 for images of more than 8 bits.
         label: (n,) int64 classes, `UNLABELED` where unknown. Without an option that draws labels, every
             known label outside `val` and `test` is given to the method.
         class_names: Names of the c classes, in order.

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lspread.data import FewLabelData
+from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
@@ -39,6 +40,7 @@ CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 _PACKAGES = ("lspread", "torch", "torchvision", "lightning", "torch-geometric", "scikit-learn", "numpy", "scipy")
 _THUMBNAIL_SIZE = 160
+_WORDS = {"image": "images", "text": "texts", "table": "rows"}
 
 
 class RunFolder(Callback):
@@ -134,7 +136,8 @@ class RunFolder(Callback):
         found = judge(outcome, data, refresh, seed=self.seed or 0)
         seconds = {"fit": self._fit_seconds, **outcome.seconds, **found.pop("seconds")}
         return {
-            "title": self.title or f"{data.name}: {len(data.items):,} images from {len(split.labeled):,} labels",
+            "title": self.title
+            or f"{data.name}: {len(data.items):,} {_WORDS[data.kind]} from {len(split.labeled):,} labels",
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": self.command,
             "seed": self.seed,
@@ -147,7 +150,7 @@ class RunFolder(Callback):
                 "num_unlabeled": len(split.unlabeled),
                 "num_val": len(split.val),
                 "num_test": len(split.test),
-                "image_shape": list(data.image_shape),
+                "image_shape": list(data.image_shape) if _has_pictures(data) else None,
             },
             "graph": outcome.facts,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -175,14 +178,17 @@ class RunFolder(Callback):
             "given": some_of_each_class(data.given_label.cpu(), data.split.labeled),
         }
         folder = self.run_dir / "thumbnails"
-        folder.mkdir(exist_ok=True)
+        has_pictures = _has_pictures(data)
+        if has_pictures:
+            folder.mkdir(exist_ok=True)
         truth = data.evaluator.label(torch.arange(len(data.items)))
         pictures: dict[str, list[dict[str, Any]]] = {}
         for kind, rows in chosen.items():
             pictures[kind] = []
             for row in rows:
                 name = f"{row:06d}.png"
-                save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
+                if has_pictures:
+                    save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
                 true = int(truth[row])
                 pictures[kind].append(
                     {
@@ -191,7 +197,7 @@ class RunFolder(Callback):
                         "label": data.class_names[int(outcome.label[row])],
                         "confidence": round(float(outcome.confidence[row]), 4),
                         "true_label": None if true == UNLABELED else data.class_names[true],
-                        "thumbnail": f"thumbnails/{name}",
+                        "thumbnail": f"thumbnails/{name}" if has_pictures else None,
                     }
                 )
         return pictures
@@ -233,7 +239,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def save_thumbnail(path: Path, image: Tensor) -> None:
-    """Write a small picture of an image `(ch, h, w)` uint8."""
+    """Write a small picture of an image `(ch, h, w)`: uint8, or floats shown from the darkest to the brightest."""
+    if image.is_floating_point():
+        low, high = image.aminmax()
+        image = ((image - low) / (high - low).clamp(min=1e-9) * 255).round().to(torch.uint8)
     array = image.permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(array[:, :, 0] if array.shape[2] != 3 else array)
     picture.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
@@ -267,6 +276,10 @@ def package_versions() -> dict[str, str]:
     found["os"] = platform.platform()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return found
+
+
+def _has_pictures(data: FewLabelData) -> bool:
+    return not isinstance(data.images, FeatureRows)
 
 
 def _data_of(trainer: Trainer) -> FewLabelData:

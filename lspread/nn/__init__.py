@@ -8,6 +8,7 @@ from lspread.nn.inductive import InductiveHead
 from lspread.nn.metric import LinearMetric
 from lspread.nn.poisson import PoissonLearning
 from lspread.nn.spreading import LabelPropagation, LabelSpreading
+from lspread.nn.vector_mlp import VectorMLP
 
 __all__ = [
     "AdaptiveThreshold",
@@ -20,6 +21,7 @@ __all__ = [
     "NamedBackbone",
     "PoissonLearning",
     "SmallResNet",
+    "VectorMLP",
     "create_backbone",
     "embed",
 ]

@@ -23,6 +23,8 @@ from lspread.cli.progress import EpochLines
 from lspread.data import FashionMNIST, FewLabelSplit, decode_image
 from lspread.lit.saved_model import load_classifier
 from lspread.report import read_results
+from tests.cli import test_domains as domains
+from tests.cli import test_items as items
 from tests.data import test_torchvision_images as benchmarks
 from tests.data.test_medmnist import write as write_medmnist
 
@@ -323,7 +325,7 @@ def write_fashion(folder):
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = ["digits", "fashion_mnist", "fashion_mnist_10min", "image_folder"]
-BENCHMARKS = ["cifar10", "cifar100", "image_classes", "medmnist", "stl10", "svhn"]
+BENCHMARKS = ["cifar10", "cifar100", "image_classes", "medical_images", "medmnist", "stl10", "svhn", "table", "text"]
 
 
 def test_no_settings_file_is_forgotten():
@@ -354,6 +356,13 @@ def write_benchmark(name, folder, monkeypatch):
     """Write tiny files in the layout of a benchmark, and return the options that name them."""
     if name == "medmnist":
         return ["--data.path", write_medmnist(folder / "some.npz", color=True), "--data.num_labels_per_class=2"]
+    if name == "table":
+        return ["--data.path", str(domains.write_cancer(folder / "t.csv")), "--data.num_labels_per_class=5"]
+    if name == "text":
+        return ["--data.path", str(items.write(folder / "t.csv", ["text", "label"], items.TEXTS))]
+    if name == "medical_images":
+        domains.write_scans(folder / "scans")
+        return ["--data.root", str(folder / "scans"), "--data.image_size=8"]
     if name == "image_classes":
         for number in range(40):
             path = folder / "photos" / f"n{number % 2:08d}" / f"{number}.png"

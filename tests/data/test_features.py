@@ -1,11 +1,9 @@
-import builtins
-
 import numpy as np
 import pytest
 import torch
 
 from lspread.data.features import pixel_features, table_features, text_features
-from lspread.errors import ConfigError, DataError
+from lspread.errors import DataError
 from tests.reference import seeded
 
 
@@ -30,20 +28,6 @@ def test_texts_of_like_words_are_near():
         text_features(["one"])
     with pytest.raises(DataError, match="no words to compare"):
         text_features(["...", "!!!"])
-
-
-@pytest.mark.parametrize(("model", "package"), [("wordllama", "wordllama"), ("some/folder", "sentence_transformers")])
-def test_a_missing_package_is_named(monkeypatch, model, package):
-    real = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name.split(".")[0] == package:
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ConfigError, match="pip install"):
-        text_features(["a b", "c d"], model=model)
 
 
 def test_columns_of_a_table_by_hand():
@@ -80,3 +64,26 @@ def test_columns_of_a_table_by_hand():
 def test_infinite_numbers_are_no_numbers():
     found = table_features({"x": ["1", "inf", "3", "1", "1"], "y": ["1", "2", "3", "4", "5"]})
     assert found.numeric == ["y"]
+
+
+def test_held_out_rows_decide_nothing_in_a_table():
+    seen = {"x": ["1", "3", "", "5"], "kind": ["a", "b", "a", "b"], "one": ["7", "7", "7", "7"]}
+    new = {"x": ["100", "what", ""], "kind": ["b", "never seen", "a"], "one": ["1", "2", "3"]}
+    both = {name: seen[name] + new[name] for name in seen}
+    found = table_features(both, reference=range(4))
+    alone = table_features(seen)
+    assert (found.numeric, found.categorical, found.left_out) == (["x"], ["kind"], ["one"])
+    torch.testing.assert_close(found.embedding[:4], alone.embedding)
+    # Mean 3 and deviation sqrt(2) of 1, 3, 3 (for the empty cell) and 5; what is no number counts as empty.
+    expected = [[97 / 2**0.5, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 0]]
+    torch.testing.assert_close(found.embedding[4:], torch.tensor(expected))
+
+
+def test_held_out_texts_decide_nothing():
+    texts = ["red apple pie", "apple pie with cream", "steel bolts and nuts", "nuts of steel"]
+    more = ["steel nuts steel nuts", "words that nobody knows"]
+    found = text_features(texts + more, reference=range(4))
+    torch.testing.assert_close(found[:4], text_features(texts), atol=1e-5, rtol=0)
+    cosine = torch.nn.functional.normalize(found[4], dim=0) @ torch.nn.functional.normalize(found[:4], dim=1).T
+    assert cosine.argmax() == 3
+    assert found[5].abs().max() < 1e-6

@@ -1,135 +1,20 @@
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
-from lspread.data import FolderImages, TensorImages, decode_image
+from lspread.data import FolderImages, TensorImages
 from lspread.data.images import ImageRows
 from lspread.data.module import keep_batch
 from lspread.errors import ConfigError, DataError
 
-RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 16-bit values of the 8-bit values 0..255
-GREY = (RAMP // 257).astype(np.uint8)
-
 
 def random_image(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif", "gif"])
-def test_lossless_formats_come_back_exactly(tmp_path: Path, suffix: str) -> None:
-    array = np.repeat(GREY[:, :, None], 3, 2)
-    path = tmp_path / f"a.{suffix}"
-    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
-    Image.fromarray(array).save(path, None, **options)
-    np.testing.assert_array_equal(decode_image(path, 16, 3), array.transpose(2, 0, 1))
-    np.testing.assert_array_equal(decode_image(path, 16, 1)[0], GREY)
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
-    for name in ("a.png", "a.tif"):
-        Image.fromarray(RAMP).save(tmp_path / name)
-        np.testing.assert_array_equal(decode_image(tmp_path / name, 16, 1)[0], GREY)
-        np.testing.assert_array_equal(decode_image(tmp_path / name, 16, 3), np.stack([GREY] * 3))
-    between = np.random.default_rng(0).integers(0, 65536, (16, 16)).astype(np.uint16)
-    Image.fromarray(between).save(tmp_path / "b.png")
-    np.testing.assert_array_equal(decode_image(tmp_path / "b.png", 16, 1)[0], np.rint(between * (255 / 65535)))
-
-
-def test_32_bit_tiffs(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    Image.fromarray(RAMP.astype(np.int32)).save(path)
-    np.testing.assert_array_equal(decode_image(path, 16, 1)[0], GREY)
-    Image.fromarray(GREY.astype(np.float32) / 255).save(path)
-    np.testing.assert_array_equal(decode_image(path, 16, 1)[0], GREY)
-    Image.fromarray(RAMP.astype(np.int32) * 100).save(path)
-    with pytest.raises(DataError, match="32-bit values span 0 to 6553500; convert it to 8 or 16 bits"):
-        decode_image(path, 16, 1)
-    Image.fromarray(GREY.astype(np.float32)).save(path)
-    with pytest.raises(DataError, match=r"float values span 0.0 to 255.0; convert it to 8 bits or scale"):
-        decode_image(path, 16, 1)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_are_put_on_white(tmp_path: Path, mode: str) -> None:
-    alpha = np.zeros((4, 4), dtype=np.uint8)
-    alpha[:2] = 255
-    black = Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).convert("RGBA")
-    black.putalpha(Image.fromarray(alpha))
-    path = tmp_path / "a.png"
-    (black.convert("LA") if mode == "LA" else black).save(path)
-    if mode == "P":
-        palette = Image.fromarray((alpha == 0).astype(np.uint8)).convert("P")
-        palette.putpalette([0, 0, 0, 9, 9, 9])
-        palette.save(path, transparency=1)
-    expected = np.zeros((3, 4, 4))
-    expected[:, 2:] = 255
-    np.testing.assert_array_equal(decode_image(path, 4, 3), expected)
-
-
-def test_half_transparent_color(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (200, 100, 0, 51)).save(tmp_path / "a.png")
-    pixel = decode_image(tmp_path / "a.png", 4, 3)[:, 0, 0].tolist()
-    assert pixel == [round(0.2 * value + 0.8 * 255) for value in (200, 100, 0)]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr"])
-def test_other_modes(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "a.tif"
-    Image.fromarray(random_image(8, 8, 3)).convert(mode).save(path)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(decode_image(path, 8, 3).permute(1, 2, 0), np.array(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
-    array = random_image(6, 6)
-    # What the camera stores, from the EXIF definition: the place of row 0 and column 0 of the stored image.
-    stored = {
-        1: array,
-        2: array[:, ::-1],
-        3: array[::-1, ::-1],
-        4: array[::-1],
-        5: array.T,
-        6: np.rot90(array),
-        7: array[::-1, ::-1].T,
-        8: np.rot90(array, -1),
-    }[orientation]
-    image = Image.fromarray(np.ascontiguousarray(stored))
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", 6, 1)[0], array)
-
-
-@pytest.mark.parametrize("shape", [(48, 96), (96, 48), (100, 100)])
-def test_resize_is_antialiased_and_centered_as_in_torchvision(tmp_path: Path, shape: tuple[int, int]) -> None:
-    array = random_image(*shape, 3)
-    Image.fromarray(array).save(tmp_path / "a.png")
-    expected = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(16)])(torch.from_numpy(array).permute(2, 0, 1))
-    found = decode_image(tmp_path / "a.png", 16, 3)
-    # The border sees pixels beyond the crop in one order of work and not in the other.
-    inner = (slice(None), slice(1, -1), slice(1, -1))
-    assert (found[inner].int() - expected[inner].int()).abs().max() <= 2
-
-
-def test_large_jpeg_shrunk_while_decoding_keeps_its_looks(tmp_path: Path) -> None:
-    y, x = np.mgrid[:800, :800] / 800
-    array = (127 + 120 * np.sin(9 * x) * np.cos(7 * y)).astype(np.uint8)
-    Image.fromarray(array).save(tmp_path / "a.jpg", quality=95)
-    expected = array.reshape(32, 25, 32, 25).mean((1, 3))
-    assert np.abs(decode_image(tmp_path / "a.jpg", 32, 1)[0].numpy() - expected).max() < 4
-
-
-def test_very_long_image(tmp_path: Path) -> None:
-    Image.new("L", (5000, 2), 7).save(tmp_path / "a.png")
-    assert decode_image(tmp_path / "a.png", 32, 1).unique().tolist() == [7]
 
 
 def broken_files(tmp_path: Path) -> list[Path]:

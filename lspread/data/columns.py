@@ -1,0 +1,155 @@
+"""CSV files of texts and tables: their columns, and what names and describes a row."""
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from lspread.data.features import table_features, text_features
+from lspread.errors import DataError
+from lspread.typing import ItemKind
+
+__all__ = ["Columns", "RowFeatures", "read_columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowFeatures:
+    """Features of rows, and what they were made from.
+
+    Attributes:
+        embedding: `(n, d)` float32.
+        kind: "text" or "table".
+        made_by: For people and reports.
+    """
+
+    embedding: Tensor
+    kind: ItemKind
+    made_by: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The cells of a CSV file by column.
+
+    Attributes:
+        path: Where they were read.
+        cells: n cells of each column, as text.
+        line: Line of the file on which each row ends.
+    """
+
+    path: Path
+    cells: dict[str, list[str]]
+    line: list[int]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def require(self, *names: str | None) -> None:
+        """Raise `DataError` where one of the columns is missing; None asks for nothing."""
+        for name in names:
+            if name is not None and name not in self.cells:
+                raise DataError(f"{self.path} has no column `{name}`; it has {', '.join(self.cells)}.")
+
+    def name_rows(self, id_column: str | None) -> tuple[list[str], str | None]:
+        """Return a name for each row, and its column: `id_column`, or `item` or `id`, else the rows are counted.
+
+        Raises:
+            DataError: There is no such column, or two rows have one name.
+        """
+        self.require(id_column)
+        column = id_column or next((name for name in ("item", "id") if name in self.cells), None)
+        if column is None:
+            return [str(row) for row in range(1, len(self) + 1)], None
+        items = self.cells[column]
+        seen: set[str] = set()
+        for item in items:
+            if item in seen:
+                raise DataError(f"{self.path}: `{column}` must name every row once, but '{item}' occurs again.")
+            seen.add(item)
+        return items, column
+
+    def features(
+        self,
+        text_column: str | None = None,
+        *,
+        model: str | None = None,
+        leave_out: Collection[str] = (),
+        reference: Sequence[int] | None = None,
+    ) -> RowFeatures:
+        """Return features of the texts in one column or, where there is none, of all columns but some.
+
+        Args:
+            text_column: Column of texts; None takes `text`, where there is one.
+            model: As in `text_features`.
+            leave_out: Columns that are no features.
+            reference: Rows that scales, categories and words are taken from; None: all.
+
+        Raises:
+            DataError: As `text_features` and `table_features` do.
+        """
+        self.require(text_column)
+        column = text_column or ("text" if "text" in self.cells else None)
+        if column is not None:
+            z = text_features(self.cells[column], model=model, reference=reference)
+            return RowFeatures(z, "text", {"features": model or "words (TF-IDF, SVD)", "column": column})
+        used = {name: cells for name, cells in self.cells.items() if name not in leave_out}
+        found = table_features(used, reference=reference)
+        made_by = {
+            "features": f"{len(found.numeric)} columns of numbers, {len(found.categorical)} of categories",
+            "numeric": ", ".join(found.numeric),
+            "categorical": ", ".join(found.categorical),
+            "left out": ", ".join([*found.left_out, *sorted(set(leave_out) & self.cells.keys())]),
+        }
+        return RowFeatures(found.embedding, "table", made_by)
+
+    def append(self, other: "Columns", optional: Collection[str] = ()) -> "Columns":
+        """Return these rows and below them those of another file; an `optional` column that it lacks is empty there.
+
+        Raises:
+            DataError: The other file lacks a column.
+        """
+        lacking = [name for name in self.cells if name not in other.cells and name not in optional]
+        if lacking:
+            raise DataError(f"{other.path} lacks columns that {self.path} has: {', '.join(lacking)}.")
+        empty = [""] * len(other)
+        cells = {name: own + other.cells.get(name, empty) for name, own in self.cells.items()}
+        return Columns(self.path, cells, self.line + other.line)
+
+
+def read_columns(path: str | Path) -> Columns:
+    """Read a CSV file, whose first line names the columns; the separator may be a comma, a semicolon or a tab.
+
+    Raises:
+        DataError: The file is missing or not UTF-8, has no rows, a row with too few or too many cells, or two columns
+            of one name.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no file {path}. It needs a first line that names the columns, and rows below."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    header_line = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header_line.count))
+    header = [cell.strip() for cell in next(reader, [])]
+    rows, line = [], []
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
+        rows.append(row)
+        line.append(reader.line_num)
+    if not header or not rows:
+        raise DataError(f"{path} needs a first line that names the columns, and rows below it.")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} has two columns of one name: {', '.join(header)}.")
+    return Columns(path, {name: [row[place] for row in rows] for place, name in enumerate(header)}, line)
