@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 NUM_SHOWN = 10
-"""Classes that the summary counts by name."""
+"""Classes that the summary counts by name, the commonest."""
 _OWN_OPTIONS = ("-o", "--output", "--head", "--batch-size", "--device", "--json")
 
 
@@ -201,12 +201,14 @@ def _write_table(folder: Path, answers: _Answers, head: str) -> Path:
 
 def _tell(answers: _Answers, counts: "Counter[str]", options: argparse.Namespace, *, has_graph: bool) -> None:
     num_images = len(answers.file)
-    shown = [f"{count:,} {name}" for name, count in counts.most_common(NUM_SHOWN)]
+    top = counts.most_common(NUM_SHOWN)
+    shown = [f"{name}: {count:,}" for name, count in top]
     if len(counts) > NUM_SHOWN:
-        shown.append(f"{len(counts) - NUM_SHOWN} other classes")
+        shown.append(f"others: {num_images - sum(count for _, count in top):,}")
     mean = sum(answers.confidence) / num_images
     noun = "image" if num_images == 1 else "images"
-    print(f"{num_images:,} {noun} of {options.source}: {', '.join(shown)} ({options.head}; mean confidence {mean:.2f})")
+    print(f"{num_images:,} {noun} of {options.source}, labeled by the {options.head} (mean confidence {mean:.2f})")
+    print(f"  {', '.join(shown)}")
     if not has_graph:
         print("far is not known: the run keeps no training embeddings (`lspread fit RUN` adds them to an older run)")
     elif any(answers.far):

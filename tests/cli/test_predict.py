@@ -51,7 +51,7 @@ def test_new_images_get_the_answers_of_the_saved_network(finished_run, new, tmp_
     printed = capsys.readouterr()
     table = run / "predictions-new ones" / "predictions.csv"
     assert f"wrote {table}" in printed.out
-    assert f"10 images of {new}: " in printed.out
+    assert f"10 images of {new}, labeled by the {head} (mean confidence " in printed.out
     assert f"left out, unreadable: {new / 'broken.jpg'}: its content is not a known image format" in printed.err
     assert f"left out, unreadable: {new / 'deeper' / 'empty.png'}: the file is empty" in printed.err
     rows = read(table)
@@ -90,7 +90,9 @@ def test_one_file(finished_run, new, tmp_path, capsys):
     assert main(["predict", str(run), str(new / "4.png")]) == 0
     (row,) = read(run / "predictions-4" / "predictions.csv")
     assert row["file"] == "4.png"
-    assert f"1 image of {new / '4.png'}: 1 {row['label']} (classifier" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"1 image of {new / '4.png'}, labeled by the classifier (mean" in printed
+    assert f"  {row['label']}: 1\n" in printed
 
 
 def test_runs_without_training_embeddings(finished_run, new, tmp_path, capsys):
