@@ -11,12 +11,13 @@ from lspread.cli.config import run_window
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lspread.data import EmbeddedItems
     from lspread.data.decoding import Window
 
-__all__ = ["run"]
+__all__ = ["pick_device", "run"]
 
 PART = 2048
 """Images between two savings."""
@@ -103,7 +104,7 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
             raise DataError(f"None of the {len(bad)} image files under {options.source} can be read.")
     images = FolderImages([options.source / name for name in names], size, channels, window=window)
     parts = _Parts(options.output, [names, size, channels, features, window])
-    device = _device(options.device)
+    device = pick_device(options.device)
     if network is not None:
         network.to(device)
     from rich.console import Console
@@ -139,10 +140,10 @@ def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batc
 def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
     """Return the network or None, how to prepare its images, their size and channels, and what it is called."""
     if options.run is not None:
-        from lspread.lit.saved_model import SPEC_FILE, load_classifier
+        from lspread.lit.saved_model import load_classifier
 
         saved = load_classifier(options.run)
-        shape = json.loads((options.run / SPEC_FILE).read_text(encoding="utf-8"))["image_shape"]
+        shape = saved.image_shape
         mean, std = saved.mean, saved.std
         size, channels = options.image_size or shape[1], options.channels or shape[0]
         return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}"
@@ -224,11 +225,21 @@ class _Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _device(name: str) -> Any:
+def pick_device(name: str) -> "torch.device":
+    """Return the device of a name; "auto" takes a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
     import torch
 
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

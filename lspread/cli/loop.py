@@ -1,4 +1,4 @@
-"""`lspread fit|validate|test|predict`: a short help at once; Lightning loads only for what needs it."""
+"""`lspread fit|validate|test|predict RUN`: a short help at once; Lightning loads only for what needs it."""
 
 __all__ = ["run"]
 
@@ -6,7 +6,6 @@ _WHAT = {
     "fit": "Train from settings files and options; writes one folder with predictions, model and report.",
     "validate": "Accuracy of a trained run on its validation images.",
     "test": "Accuracy of a trained run on its test images.",
-    "predict": "Label every image of a run, or of other images with the same settings.",
 }
 _HELP = """usage: lspread {command} [RUN] [--config FILE ...] [--SETTING VALUE ...]
 

@@ -22,7 +22,7 @@ _COMMANDS = {
     "fit": ("Train from a YAML file; writes one folder with predictions, model and report.", "loop"),
     "validate": ("Accuracy of a trained run on its validation images.", "loop"),
     "test": ("Accuracy of a trained run on its test images.", "loop"),
-    "predict": ("Label every image of a run, or of other images with the same settings.", "loop"),
+    "predict": ("Label new images, or every image of a run.", "predict"),
     "compare": ("Accuracies of several runs in one table and one figure.", "compare"),
     "export": ("A finished run for other tools: torch.export, ONNX, safetensors, Label Studio.", "export"),
     "init": ("The two files that a folder of images needs, ready to be filled in.", "init"),
@@ -42,7 +42,7 @@ _EXAMPLES = """examples:
   lspread fit --config my.yaml --trainer.max_epochs 20 --seed_everything 1
   lspread fit runs/20260101-120000-photos          (go on after Ctrl-C)
   lspread test runs/20260101-120000-photos
-  lspread predict runs/20260101-120000-photos
+  lspread predict runs/20260101-120000-photos new/
   lspread report runs/20260101-120000-photos
   lspread compare runs/a runs/b
   lspread export runs/20260101-120000-photos --to torch-export -o exported/

@@ -12,6 +12,7 @@ _FILES = {
     "report.html": "open it in a browser",
     "predictions.csv": "a label and a confidence for every item",
     "model.safetensors": "the trained weights; model.json says how to load them",
+    "graph_head.safetensors": "embeddings that label new images: lspread predict RUN IMAGES --head graph",
     "metrics.csv": "losses and accuracies per epoch",
     "config.yaml": "the settings, ready for another run",
     "checkpoints/last.ckpt": "to resume, test or predict: lspread test RUN",
@@ -35,6 +36,10 @@ def format_summary(run_dir: str | Path) -> str:
     files = [(name, text) for name, text in _FILES.items() if (folder / name).exists()]
     width = max(len(str(folder / name)) for name, _ in files)
     lines += [f"  {folder / name!s:<{width}}  {text}" for name, text in files]
+    num_kept = results.graph.get("head_rows", 0)
+    num_reached = results.num_labeled + results.num_unlabeled - results.graph.get("num_unreached", 0)
+    if 0 < num_kept < num_reached:
+        lines += [f"graph_head.safetensors keeps {num_kept:,} of {num_reached:,} training images (--graph_head_rows)."]
     return "\n".join(lines)
 
 

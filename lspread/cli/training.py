@@ -22,6 +22,7 @@ from lspread.cli.trainer import RunTrainer
 from lspread.data import FewLabelData
 from lspread.errors import ConfigError, LspreadError
 from lspread.lit import FewLabelClassifier
+from lspread.lit.graph_head import MAX_ROWS
 from lspread.lit.random_state import RandomState
 from lspread.lit.run_folder import CONFIG_FILE, LAST_CHECKPOINT, RunFolder, write_predictions
 from lspread.lit.run_logger import RunLogger
@@ -125,6 +126,13 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="Folder of this run; default: runs/<date>-<time>-<data name>.",
         )
+        parser.add_argument(
+            "--graph_head_rows",
+            type=int,
+            default=MAX_ROWS,
+            help="Training images whose embeddings graph_head.safetensors keeps at most, drawn at random from more; "
+            "0: none. Fewer make the file smaller and the graph head less accurate.",
+        )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.backbone.init_args.in_channels", apply_on="instantiate")
 
@@ -183,6 +191,7 @@ class TrainingCLI(LightningCLI):
                     command=self.command_line,
                     seed=options.seed_everything,
                     backbone_spec=self._backbone_spec(),
+                    graph_head_rows=options.graph_head_rows,
                 ),
             ]
         own_logger = RunLogger(self.run_dir) if is_real else False

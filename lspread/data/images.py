@@ -148,12 +148,27 @@ class FolderImages(Images):
         Raises:
             DataError: Some files cannot be read; the message names the first of them.
         """
-        rows = index.tolist()
-        out = torch.empty((len(rows), *self.image_shape), dtype=self.dtype)
+        out, failures = self._fetch(index)
+        _raise_unreadable(failures, len(out))
+        return out
+
+    def fetch_readable(self, index: Tensor) -> tuple[Tensor, Tensor, list[tuple[Path, str]]]:
+        """Decode those of the rows `index` (m,) that can be.
+
+        Returns:
+            Their images (r,ch,h,w) as from `fetch`, their rows (r,) in the order of `index`, and the other files with
+            the reason.
+        """
+        out, failures = self._fetch(index)
+        broken = {path for path, _ in failures}
+        is_read = torch.tensor([self.paths[row] not in broken for row in index.tolist()], dtype=torch.bool)
+        return out[is_read], index[is_read], failures
+
+    def _fetch(self, index: Tensor) -> tuple[Tensor, list[tuple[Path, str]]]:
+        out = torch.empty((len(index), *self.image_shape), dtype=self.dtype)
         with ThreadPoolExecutor(self.num_threads) as threads:
-            failures = self._decode(threads, rows, out)
-        _raise_unreadable(failures, len(rows))
-        return _hand_out(out)
+            failures = self._decode(threads, index.tolist(), out)
+        return _hand_out(out), failures
 
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2) int64; the first call decodes all files."""

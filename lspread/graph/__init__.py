@@ -11,7 +11,7 @@ from lspread.graph.normalization import degree, normalize_graph
 from lspread.graph.product import EdgeLayout, combine_edges, compiled_for, edge_dot, edge_matmul
 from lspread.graph.recall import Recall, recall_at_k
 from lspread.graph.reordering import pays_to_reorder, reorder_graph, reorder_layout
-from lspread.graph.whitening import whiten
+from lspread.graph.whitening import Whitening, fit_whitening, whiten
 
 if TYPE_CHECKING:
     from lspread.graph.pyg import KnnGraph
@@ -28,6 +28,7 @@ __all__ = [
     "Recall",
     "SelfTuning",
     "Uniform",
+    "Whitening",
     "build_graph",
     "combine_edges",
     "compiled_for",
@@ -36,6 +37,7 @@ __all__ = [
     "edge_dot",
     "edge_matmul",
     "find_neighbors",
+    "fit_whitening",
     "normalize_graph",
     "pays_to_reorder",
     "recall_at_k",

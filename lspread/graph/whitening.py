@@ -1,11 +1,30 @@
 """Whitening: give every direction of the embedding space the same spread before distances are taken."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lspread.errors import GraphError
 
-__all__ = ["whiten"]
+__all__ = ["Whitening", "fit_whitening", "whiten"]
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """What `whiten` does to embeddings, to be done to others as well.
+
+    Attributes:
+        center: `(d,)`, the mean.
+        axes: `(d, p)`, principal axes as columns, scaled.
+    """
+
+    center: Tensor
+    axes: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return `(m, p)` of embeddings `(m, d)`."""
+        return (z.to(self.axes.dtype) - self.center) @ self.axes
 
 
 def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3) -> Tensor:
@@ -26,6 +45,11 @@ def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3)
     Raises:
         GraphError: `z` is not `(n, d)` with n >= 2, `num_components` is below 1, or `ridge` not above 0.
     """
+    return fit_whitening(z, num_components=num_components, ridge=ridge)(z)
+
+
+def fit_whitening(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3) -> Whitening:
+    """Return the whitening of embeddings; arguments, gradient, cost and errors as in `whiten`."""
     if z.ndim != 2 or len(z) < 2 or not z.is_floating_point():
         raise GraphError(f"whiten needs floating-point embeddings (n, d) with n >= 2; got {tuple(z.shape)} {z.dtype}.")
     if num_components is not None and num_components < 1:
@@ -33,8 +57,9 @@ def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3)
     if not ridge > 0:
         raise GraphError(f"ridge must be greater than 0; got {ridge}.")
     z = z if z.dtype == torch.float64 else z.float()
-    centered = z - z.mean(0)
+    center = z.mean(0)
+    centered = z - center
     variance, axis = torch.linalg.eigh(centered.T @ centered / (len(z) - 1))
     variance, axis = variance.flip(0)[:num_components], axis.flip(1)[:, :num_components]
     tiny = torch.finfo(z.dtype).tiny  # where all embeddings are equal
-    return centered @ (axis * (variance.clamp(min=0) + ridge * variance[0] + tiny).rsqrt())
+    return Whitening(center, axis * (variance.clamp(min=0) + ridge * variance[0] + tiny).rsqrt())

@@ -2,6 +2,7 @@
 
 from lspread.lit.averaging import RampedAveraging
 from lspread.lit.baselines import knn_vote, logistic_regression
+from lspread.lit.graph_head import GraphClassifier, GraphHead, load_graph_classifier, load_graph_head
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.random_state import RandomState
 from lspread.lit.refresh import RefreshPseudoLabels
@@ -11,6 +12,8 @@ from lspread.lit.saved_model import load_classifier
 
 __all__ = [
     "FewLabelClassifier",
+    "GraphClassifier",
+    "GraphHead",
     "RampedAveraging",
     "RandomState",
     "RefreshPseudoLabels",
@@ -18,5 +21,7 @@ __all__ = [
     "RunLogger",
     "knn_vote",
     "load_classifier",
+    "load_graph_classifier",
+    "load_graph_head",
     "logistic_regression",
 ]

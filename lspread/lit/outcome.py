@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from lspread.data import FewLabelData
 from lspread.graph import Graph
+from lspread.labels import PseudoLabels
 from lspread.lit.baselines import knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.refresh import RefreshPseudoLabels, Spread
@@ -37,6 +38,8 @@ class Outcome:
         label: The class to go by `(n,)`: the given one, else the predicted one.
         confidence: `(n,)` in [0, 1]: 1 where given, else the classifier's softmax probability.
         status: `(n,)` int64, an index into `STATUSES`.
+        pseudo: What was spread over the final embeddings, of all items, on the run's device; None for a run without a
+            graph.
         graph_label: Spreading on the final embeddings `(n,)`, `UNLABELED` where nothing arrived or outside the pool;
             None for a run without a graph.
         graph: The normalized graph of the pool's final embeddings, on the run's device; None for a run without one.
@@ -49,6 +52,7 @@ class Outcome:
     label: Tensor
     confidence: Tensor
     status: Tensor
+    pseudo: PseudoLabels | None
     graph_label: Tensor | None
     graph: Graph | None
     facts: dict[str, Any] | None
@@ -86,6 +90,7 @@ def run_outcome(
         label=label,
         confidence=confidence,
         status=status_of(data, is_reached),
+        pseudo=None if spread is None else spread.pseudo,
         graph_label=graph_label,
         graph=None if spread is None else spread.graph,
         facts=None if spread is None else spread.facts,

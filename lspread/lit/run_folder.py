@@ -18,6 +18,7 @@ from torch import Tensor
 from lspread.data import FewLabelData
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
+from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
 from lspread.lit.refresh import RefreshPseudoLabels
@@ -47,8 +48,9 @@ class RunFolder(Callback):
     """Writes what a run found into its folder.
 
     When training starts: split.json and versions.json. When it ends: predictions.csv, model.safetensors, model.json,
-    thumbnails/ and results.json, from which `lspread.report.write_report` makes the report. All of it comes from the
-    final weights (the averaged ones where a weight-averaging callback keeps some).
+    graph_head.safetensors (of a run with a graph), thumbnails/ and results.json, from which
+    `lspread.report.write_report` makes the report. All of it comes from the final weights (the averaged ones where a
+    weight-averaging callback keeps some).
 
     Args:
         run_dir: The folder; made where it is missing.
@@ -56,7 +58,12 @@ class RunFolder(Callback):
         command: How the run was started, for the report.
         seed: The run's seed, for the report and for what is drawn at random in it.
         backbone_spec: How to build the backbone, `{"class_path": ..., "init_args": {...}}`, for model.json.
+        graph_head_rows: Training images that `graph_head.safetensors` keeps at most, as in `make_graph_head`; 0 writes
+            no such file.
         num_shown: How many of the most and of the least certain images to show.
+
+    Raises:
+        ConfigError: `graph_head_rows` is below 0.
     """
 
     def __init__(
@@ -67,13 +74,17 @@ class RunFolder(Callback):
         command: str | None = None,
         seed: int | None = None,
         backbone_spec: Mapping[str, Any] | None = None,
+        graph_head_rows: int = MAX_ROWS,
         num_shown: int = 12,
     ) -> None:
+        if graph_head_rows < 0:
+            raise ConfigError(f"graph_head_rows must be 0 or more; got {graph_head_rows}.")
         self.run_dir = Path(run_dir)
         self.title = title
         self.command = command
         self.seed = seed
         self.backbone_spec = backbone_spec
+        self.graph_head_rows = graph_head_rows
         self.num_shown = num_shown
         self.results: dict[str, Any] | None = None
         self._start = 0.0
@@ -125,13 +136,32 @@ class RunFolder(Callback):
             image_shape=data.image_shape,
             backbone_spec=self.backbone_spec,
         )
-        self.results = self._describe(outcome, data, refresh)
+        num_kept = self._save_graph_head(outcome, data, refresh)
+        self.results = self._describe(outcome, data, refresh, num_kept)
         write_json(self.run_dir / "results.json", self.results)
+
+    def _save_graph_head(self, outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | None) -> int:
+        """Write graph_head.safetensors, and return how many items it keeps."""
+        (self.run_dir / GRAPH_HEAD_FILE).unlink(missing_ok=True)  # one of an earlier ending fits other weights
+        if refresh is None or outcome.pseudo is None or not self.graph_head_rows:
+            return 0
+        graph = make_graph_head(
+            outcome.embedding,
+            outcome.pseudo,
+            data.split.pool,
+            refresh,
+            max_rows=self.graph_head_rows,
+            seed=self.seed or 0,
+        )
+        save_graph_head(self.run_dir, graph)
+        return len(graph.head.embedding)
 
     def _is_active(self, trainer: Trainer) -> bool:
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def _describe(self, outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | None) -> dict[str, Any]:
+    def _describe(
+        self, outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | None, num_kept: int
+    ) -> dict[str, Any]:
         split = data.split
         found = judge(outcome, data, refresh, seed=self.seed or 0)
         seconds = {"fit": self._fit_seconds, **outcome.seconds, **found.pop("seconds")}
@@ -152,7 +182,7 @@ class RunFolder(Callback):
                 "num_test": len(split.test),
                 "image_shape": list(data.image_shape) if _has_pictures(data) else None,
             },
-            "graph": outcome.facts,
+            "graph": None if outcome.facts is None else {**outcome.facts, "head_rows": num_kept},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             **found,
             **self._pictures(outcome, data),

@@ -27,6 +27,7 @@ class SavedClassifier(nn.Module):
         mean: Mean of each channel in [0, 1] units.
         std: Standard deviation of each channel in [0, 1] units.
         class_names: Names of the c classes.
+        image_shape: (ch, h, w) of the images that it was trained on.
     """
 
     mean: Tensor
@@ -39,20 +40,27 @@ class SavedClassifier(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str] = (),
+        image_shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.class_names = list(class_names)
+        self.image_shape = tuple(image_shape)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `(m,c)` of images `(m,ch,h,w)`: uint8, or float in [0, 1]."""
+        logits: Tensor = self.head(self.embed(image))
+        return logits
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Embeddings `(m,d)` of images `(m,ch,h,w)`: uint8, or float in [0, 1]."""
         if image.dtype == torch.uint8:
             image = image.float() / 255
-        logits: Tensor = self.head(self.backbone((image - self.mean) / self.std))
-        return logits
+        z: Tensor = self.backbone((image - self.mean) / self.std)
+        return z
 
 
 def save_classifier(
@@ -116,7 +124,7 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
         backbone: A network of the same shape, where `model.json` does not say how to build one.
 
     Returns:
-        Images to logits; class names in `.class_names`.
+        Images to logits; class names in `.class_names`, (ch, h, w) in `.image_shape`.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -133,7 +141,8 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
         spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / MODEL_FILE)
         head = nn.Linear(**spec["head"])
-        mean, std, class_names, backbone_spec = spec["mean"], spec["std"], spec["class_names"], spec["backbone"]
+        facts = {name: spec[name] for name in ("mean", "std", "class_names", "image_shape")}
+        backbone_spec = spec["backbone"]
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"The model in {folder} cannot be read ({type(error).__name__}: {error}).") from error
     if backbone is None:
@@ -145,7 +154,7 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
         backbone = _build(backbone_spec, folder / SPEC_FILE)
         if not isinstance(backbone, nn.Module):
             raise ConfigError(f"{folder / SPEC_FILE}: a backbone must be an nn.Module; got {type(backbone).__name__}.")
-    model = SavedClassifier(backbone, head, mean, std, class_names)
+    model = SavedClassifier(backbone, head, **facts)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -38,6 +38,11 @@ class InductiveHead(nn.Module):
         bandwidth: Width of "self_tuning" (in units of the local distances) and "gaussian", > 0.
         metric: "euclidean" or "cosine".
 
+    Attributes:
+        embedding: Buffer `(n, d)`, the rows that vote; by metric "cosine" at length one.
+        probability: Buffer `(n, c)`, their class probabilities.
+        width: Buffer `(n,)`, the distance of each to its k-th neighbor in the bank.
+
     Example:
         >>> head = InductiveHead(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), k=2)
         >>> head(torch.tensor([[0.1], [0.8]])).argmax(1).tolist()
@@ -107,6 +112,19 @@ class InductiveHead(nn.Module):
         Raises:
             GraphError: `x` has another width than the bank.
         """
+        return self.vote(x)[0]
+
+    def vote(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and how far away its voters are.
+
+        Args:
+            x: As in `forward`.
+
+        Returns:
+            Probabilities `(m, c)`, and the distance of each row to its k-th neighbor in the bank `(m,)`: Euclidean, by
+            metric "cosine" between vectors of length one; infinite where the bank is empty; no gradient. The buffer
+            `width` holds the same of the bank's own rows.
+        """
         if x.ndim != 2 or x.shape[1] != self.embedding.shape[1]:
             raise GraphError(
                 f"x must hold embeddings (m, {self.embedding.shape[1]}), as wide as the bank; got {tuple(x.shape)}."
@@ -117,7 +135,9 @@ class InductiveHead(nn.Module):
             weight = self._vote(squared, index)
             mass = (weight.unsqueeze(2) * self.probability[index]).sum(1)
             total = weight.sum(1, keepdim=True)
-            return torch.where(total > 0, mass / torch.where(total > 0, total, 1), 1 / self.probability.shape[1])
+            probability = torch.where(total > 0, mass / torch.where(total > 0, total, 1), 1 / self.probability.shape[1])
+            distance = squared[:, -1].detach().sqrt() if squared.shape[1] else torch.full_like(total[:, 0], torch.inf)
+            return probability, distance
 
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return squared distances `(m, k)`, nearest first, and rows of the bank."""

@@ -41,6 +41,7 @@ _FACTS = {
     "solver": "solver",
     "num_steps": "solver steps",
     "status": "solver status",
+    "head_rows": "items kept to label new ones (graph_head.safetensors)",
     "error_bound": "distance to the exact solution, at most",
 }
 

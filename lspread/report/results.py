@@ -264,7 +264,7 @@ def _graph(fields: Fields | None) -> dict[str, Any]:
     if fields is None:
         return {}
     numbers: dict[str, Any] = {
-        name: fields.count(name, None) for name in ("k", "num_edges", "num_unreached", "num_steps")
+        name: fields.count(name, None) for name in ("k", "num_edges", "num_unreached", "num_steps", "head_rows")
     }
     texts = {name: fields.text(name, None) for name in fields if name not in numbers}
     return {name: value for name, value in (numbers | texts).items() if value is not None}

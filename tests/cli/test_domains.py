@@ -76,6 +76,13 @@ def test_new_rows_get_their_labels_from_a_finished_run(cancer, tmp_path, capsys)
     assert np.mean([row["label"] == name for row, name in zip(rows[500:], truth, strict=True)]) > 0.9
 
 
+def test_images_are_nothing_for_a_run_on_rows(cancer, capsys):
+    assert main(["predict", str(cancer / "run"), str(cancer / "cancer.csv")]) == 1
+    error = capsys.readouterr().err
+    assert "was trained on rows of 32 numbers, not on images" in error
+    assert "--data.test_csv FILE" in error
+
+
 def test_the_saved_model_needs_no_data(cancer):
     data = RowData(str(cancer / "cancer.csv"), num_labels_per_class=10, test_fraction=0.2)
     data.setup()
@@ -191,6 +198,10 @@ def test_scans_of_16_bits_by_patient(window, tmp_path, config_path):
     names = load_classifier(run).class_names
     asked = [i for i, row in enumerate(rows) if row["status"] != "given"]
     assert [names[int(found[i])] for i in asked] == [rows[i]["label"] for i in asked]
+    # And so does `predict` on a folder.
+    assert main(["predict", str(run), str(tmp_path / "scans"), "-o", str(tmp_path / "new"), "--device=cpu"]) == 0
+    new = read(tmp_path / "new" / "predictions.csv")
+    assert [new[i]["label"] for i in asked] == [rows[i]["label"] for i in asked]
 
 
 def test_pixels_of_16_bits_embed_with_their_low_byte(tmp_path, capsys):

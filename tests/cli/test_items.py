@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 from lspread.cli import embed as embed_module
 from lspread.cli.main import main
-from lspread.data import EmbeddedItems, FolderImages
+from lspread.data import EmbeddedItems, FolderImages, decode_image
 from lspread.data.features import pixel_features
-from lspread.lit.saved_model import load_classifier
+from lspread.lit import load_classifier, load_graph_classifier
 
 TEXTS = [
     ("the goalkeeper saved the penalty in the last minute of the match", "sport"),
@@ -338,7 +339,7 @@ def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare", "export", "fit", "test"]
+    "command", ["embed", "spread", "suggest", "audit", "doctor", "init", "compare", "export", "fit", "test", "predict"]
 )
 def test_help_loads_nothing_heavy(command):
     code = (
@@ -400,18 +401,21 @@ def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys
     assert "nothing to compare" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("head", ["classifier", "graph"])
 @pytest.mark.parametrize("to", ["safetensors", "torch-export", "onnx"])
-def test_exported_networks_answer_as_the_run_does(finished_run, tmp_path, capsys, to):
+def test_exported_networks_answer_as_the_run_does(finished_run, photos, tmp_path, capsys, to, head):
     if to == "onnx":
         for package in ("onnxruntime", "onnxscript"):
             pytest.importorskip(package, reason="needs the packages onnx, onnxscript and onnxruntime")
-    out = json.loads(call(capsys, "export", finished_run, "--to", to, "-o", tmp_path, "--json"))
-    saved = load_classifier(finished_run)
-    image = torch.rand(5, 3, 12, 12)
+    out = json.loads(call(capsys, "export", finished_run, "--to", to, "--head", head, "-o", tmp_path, "--json"))
+    load = load_classifier if head == "classifier" else load_graph_classifier
+    saved = load(finished_run)
+    pictures = torch.stack([decode_image(photos.root / file, 12, 3) for file in list(photos.label)[:20]]).float() / 255
+    image = torch.cat([pictures, torch.rand(5, 3, 12, 12)])
     with torch.no_grad():
         expected = saved(image)
         if to == "safetensors":
-            found = load_classifier(tmp_path)(image)
+            found = load(tmp_path)(image)
         elif to == "torch-export":
             found = torch.export.load(out["output"]).module()(image)
         else:
@@ -421,6 +425,9 @@ def test_exported_networks_answer_as_the_run_does(finished_run, tmp_path, capsys
             found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert "agree with the run's" in out["check"]
+    if head == "graph":
+        torch.testing.assert_close(found.sum(1), torch.ones(25))
+        assert Path(out["output"]).name in ("graph_head.safetensors", "graph.pt2", "graph.onnx")
     if to != "safetensors":
         assert json.loads((tmp_path / "classes.json").read_text()) == saved.class_names
 
@@ -445,6 +452,11 @@ def test_export_says_what_is_missing(finished_run, tmp_path, capsys, monkeypatch
     assert "has no model.json" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--to=label-studio", "-o", str(tmp_path / "out")]) == 1
     assert "has no predictions.csv" in capsys.readouterr().err
+    older = shutil.copytree(finished_run, tmp_path / "older", ignore=shutil.ignore_patterns("graph_head*"))
+    assert main(["export", str(older), "--to=onnx", "--head=graph", "-o", str(tmp_path / "out")]) == 1
+    assert "older has no graph_head.safetensors" in capsys.readouterr().err
+    assert main(["export", str(finished_run), "--to=label-studio", "--head=graph", "-o", str(tmp_path / "out")]) == 1
+    assert "--head graph is for networks" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", str(finished_run), "--to=onnx", "-o", str(tmp_path / "out")]) == 1
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err

@@ -43,6 +43,7 @@ def test_every_file_is_there(finished_run):
     expected = {
         "checkpoints/last.ckpt",
         "config.yaml",
+        "graph_head.safetensors",
         "metrics.csv",
         "model.json",
         "model.safetensors",
@@ -146,6 +147,7 @@ def test_config_is_complete_and_makes_the_same_model(finished_run, photos):
     assert config["data"]["init_args"]["root"] == str(photos.root)
     assert config["model"]["backbone"]["init_args"]["widths"] == [8, 16]
     assert config["seed_everything"] == 0
+    assert config["graph_head_rows"] == 20_000
     assert config["trainer"]["precision"] == "auto"
 
 

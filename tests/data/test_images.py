@@ -39,6 +39,20 @@ def test_unreadable_files_are_all_collected(tmp_path: Path, how: str) -> None:
     assert lines[3].endswith("gone.png: there is no such file")
 
 
+def test_readable_ones_come_back_without_the_others(tmp_path: Path) -> None:
+    array = random_image(4, 6, 6)
+    for number in range(4):
+        Image.fromarray(array[number]).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    images = FolderImages([tmp_path / f"{number}.png" for number in range(4)], 6, 1)
+    image, rows, failures = images.fetch_readable(torch.tensor([3, 1, 0]))
+    assert rows.tolist() == [3, 0]
+    np.testing.assert_array_equal(image[:, 0], array[[3, 0]])
+    assert failures == [(tmp_path / "1.png", "the file is empty")]
+    image, rows, failures = images.fetch_readable(torch.tensor([1]))
+    assert (image.shape, rows.tolist(), len(failures)) == ((0, 1, 6, 6), [], 1)
+
+
 def test_many_unreadable_files_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"9 of 9 image files(.|\n)*and 4 more$"):
         FolderImages([tmp_path / f"{i}.png" for i in range(9)], 8, 1).load()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lspread.errors import GraphError
-from lspread.graph import whiten
+from lspread.graph import fit_whitening, whiten
 from tests.reference import seeded
 
 
@@ -19,6 +19,17 @@ def test_distances_are_mahalanobis():
     step = z[3] - z[7]
     wanted = (step @ torch.linalg.solve(torch.cov(z.T), step)).sqrt()
     torch.testing.assert_close((white[3] - white[7]).norm(), wanted, rtol=1e-6, atol=0)
+
+
+def test_others_are_whitened_alike():
+    z, new = sample(), 3 * sample(20) + 1
+    found = fit_whitening(z, num_components=3, ridge=1e-12)
+    assert torch.equal(found(z), whiten(z, num_components=3, ridge=1e-12))
+    assert found(new).shape == (20, 3)
+    whole = fit_whitening(z, ridge=1e-12)
+    step = new[3] - z[7]
+    wanted = (step @ torch.linalg.solve(torch.cov(z.T), step)).sqrt()
+    torch.testing.assert_close((whole(new)[3] - whole(z)[7]).norm(), wanted, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("num_components", [1, 3, 5, 9])

@@ -11,6 +11,7 @@ from torch import nn
 from lspread.data import TensorData
 from lspread.errors import ConfigError
 from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
+from lspread.lit.graph_head import load_graph_classifier, load_graph_head
 from lspread.lit.run_folder import RunFolder
 from lspread.lit.run_logger import RunLogger
 from lspread.lit.saved_model import load_classifier
@@ -135,6 +136,32 @@ def test_the_report_can_read_it(run):
     results = read_results(run_dir)
     assert (results.data_name, results.seed, results.num_labeled) == (data.name, "7", 4)
     assert results.class_names == NAMES
+
+
+def test_the_graph_head_holds_what_a_label_reached_and_answers_as_the_graph(run):
+    run_dir, data, _, rows, results = run
+    model = load_graph_classifier(run_dir, backbone=Pixels())
+    reached = [i for i, row in enumerate(rows) if row["status"] in ("given", "pseudo")]
+    assert len(model.graph_head.head.embedding) == len(reached) == results["graph"]["head_rows"]
+    probability = model(data.images.fetch(torch.arange(40)))
+    group = torch.arange(40) % 3
+    mainland = group != 2
+    assert torch.equal(probability.argmax(1)[mainland], group[mainland])
+    _, is_far = model.graph_head.vote(model.classifier.embed(data.images.fetch(torch.arange(40))))
+    assert is_far[~mainland].all()
+    assert not is_far[data.split.pool][mainland[data.split.pool]].any()
+
+
+def test_no_graph_head_is_kept_where_none_is_wanted(tmp_path):
+    refresh = RefreshPseudoLabels(k=10, metric="euclidean", whiten=False)
+    fit(tmp_path, refresh, folder=RunFolder(tmp_path, graph_head_rows=10))
+    assert len(load_graph_head(tmp_path).head.embedding) == 10
+    folder = RunFolder(tmp_path, graph_head_rows=0)
+    fit(tmp_path, refresh, folder=folder)
+    assert folder.results["graph"]["head_rows"] == 0
+    assert not (tmp_path / "graph_head.safetensors").exists(), "one of an earlier ending fits other weights"
+    with pytest.raises(ConfigError, match="graph_head_rows must be 0 or more; got -1"):
+        RunFolder(tmp_path, graph_head_rows=-1)
 
 
 def test_a_model_made_in_python_is_loaded_into_a_backbone(run):

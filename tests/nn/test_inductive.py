@@ -74,6 +74,20 @@ def test_neighbors_it_finds_are_those_of_the_search():
     assert torch.equal(index, wanted)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_how_far_away_the_voters_are(metric):
+    bank, scores, x = problem()
+    head = InductiveHead(bank, scores, k=5, metric=metric)
+    probability, distance = head.vote(x.requires_grad_())
+    assert torch.equal(probability, head(x))
+    assert not distance.requires_grad
+    if metric == "cosine":
+        bank, x = bank / bank.norm(dim=1, keepdim=True), x / x.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(distance, torch.cdist(x, bank).sort(1).values[:, 4])
+    torch.testing.assert_close(head.width, torch.cdist(bank, bank).sort(1).values[:, 5])
+    assert InductiveHead(bank, torch.zeros_like(scores)).vote(x)[1].isinf().all()
+
+
 def test_new_points_get_the_labels_of_their_cluster():
     generator = seeded()
     true = torch.arange(120) % 2

@@ -113,6 +113,7 @@ def build_run(folder: Path) -> Path:
             "solver": "ConjugateGradient",
             "num_steps": 47,
             "status": "converged",
+            "head_rows": 1797,
             "error_bound": 3.1e-5,
         },
         "seconds": {"fit": 74.3, "embed": 0.84, "neighbors": 0.21, "graph": 0.035, "spread": 0.12, "baselines": 1.4},

@@ -1,0 +1,222 @@
+"""`lspread predict`: labels for new images by a finished run; without new images, for the run's own data."""
+
+import argparse
+import csv
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lspread.cli.config import run_window
+from lspread.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lspread.lit import GraphHead
+    from lspread.lit.saved_model import SavedClassifier
+
+__all__ = ["run"]
+
+NUM_SHOWN = 10
+"""Classes that the summary counts by name, the commonest."""
+_OWN_OPTIONS = ("-o", "--output", "--head", "--batch-size", "--device", "--json")
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Label new images, or hand over to the training loop where only a run or settings are named."""
+    if not _names_new_images(argv):
+        from lspread.cli import loop
+
+        return loop.run(command, argv)
+    options = _parser(command).parse_args(argv)
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1; got {options.batch_size}.")
+    return _predict(options)
+
+
+def _names_new_images(argv: list[str]) -> bool:
+    """Whether these arguments are for new images (or ask for help), and not for Lightning's `predict`."""
+    if any(argument in ("-h", "--help") or argument.partition("=")[0] in _OWN_OPTIONS for argument in argv):
+        return True
+    return len(argv) > 1 and not argv[0].startswith("-") and not argv[1].startswith("-")
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"lspread {command}",
+        description="Label new images by a finished run. They are decoded and scaled as the run's own were.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="""heads:
+  classifier  the trained network (default: its answers are those of the run's own predictions.csv)
+  graph       a vote of the nearest training images, with the labels that the graph spread to them; its confidence is
+              the share of the votes, which is lower than the classifier's for equally right answers
+
+predictions.csv has the columns file, label, confidence, head and far. far is "yes" for an image that is further away
+from its nearest training images than 99 % of these are from theirs: nothing in training looked like it. It stays empty
+where the run keeps no training embeddings (graph_head.safetensors).
+
+without IMAGES:
+  lspread predict RUN               every image of the run's own data, to RUN/predict.csv; takes the settings of
+                                    `lspread fit` (--data.root ..., --help-all)
+
+examples:
+  lspread predict runs/20260101-120000-photos new/
+  lspread predict runs/20260101-120000-photos new/ --head graph -o answers/
+  lspread predict runs/20260101-120000-photos one.jpg --json""",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a folder of a finished run")
+    parser.add_argument("source", type=Path, metavar="IMAGES", help="a folder, searched with its subfolders, or a file")
+    parser.add_argument("-o", "--output", type=Path, help="folder to write; default: RUN/predictions-<name of IMAGES>")
+    parser.add_argument("--head", choices=("classifier", "graph"), default="classifier", help="who answers (see below)")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
+    return parser
+
+
+@dataclass
+class _Answers:
+    """What the run says about the files that could be read, in order, and the others."""
+
+    file: list[str] = field(default_factory=list)
+    label: list[str] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    far: list[bool] = field(default_factory=list)  # empty without a graph head
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from lspread.lit.graph_head import GRAPH_HEAD_FILE, load_graph_head
+    from lspread.lit.saved_model import load_classifier
+
+    model = load_classifier(options.run)
+    has_graph = options.head == "graph" or (options.run / GRAPH_HEAD_FILE).is_file()
+    graph = load_graph_head(options.run) if has_graph else None
+    answers = _ask(model, graph, options)
+    for path, reason in answers.unreadable:
+        print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
+    if not answers.file:
+        raise DataError(f"None of the {len(answers.unreadable)} image files of {options.source} can be read.")
+    source = options.source.resolve()
+    folder = options.output or options.run / f"predictions-{source.stem if source.is_file() else source.name}"
+    table = _write_table(folder, answers, options.head)
+    counts = Counter(answers.label)
+    if options.json:
+        facts = {
+            "output": str(table),
+            "head": options.head,
+            "num_images": len(answers.file),
+            "labels": {name: counts[name] for name in model.class_names},
+            "mean_confidence": round(sum(answers.confidence) / len(answers.file), 4),
+            "num_far": sum(answers.far) if graph is not None else None,
+            "unreadable": [str(path) for path, _ in answers.unreadable],
+        }
+        print(json.dumps(facts))
+        return 0
+    _tell(answers, counts, options, has_graph=graph is not None)
+    print(f"wrote {table}")
+    return 0
+
+
+def _ask(model: "SavedClassifier", graph: "GraphHead | None", options: argparse.Namespace) -> _Answers:
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from lspread.cli.embed import pick_device
+    from lspread.data import FolderImages
+
+    channels, height, width = model.image_shape
+    if channels not in (1, 3):
+        raise ConfigError(
+            f"{options.run} was trained on rows of {channels} numbers, not on images. `lspread predict {options.run} "
+            "--data.test_csv FILE` labels new rows of a text or table."
+        )
+    if height != width:
+        raise ConfigError(
+            f"files are decoded to squares, but {options.run} was trained on images of {height} x {width} pixels. "
+            "Decode them yourself and call lspread.lit.load_classifier(RUN)(images)."
+        )
+    root, names = _find(options.source)
+    paths = [root / name for name in names]
+    images = FolderImages(paths, height, channels, window=run_window(options.run))
+    device = pick_device(options.device)
+    model.to(device)
+    if graph is not None:
+        graph.to(device)
+    answers = _Answers()
+    batches = torch.arange(len(names)).split(options.batch_size)
+    is_quiet = options.json or not sys.stderr.isatty()
+    for rows in track(batches, description="predict", console=Console(stderr=True), disable=is_quiet):
+        image, read, failures = images.fetch_readable(rows)
+        answers.unreadable += failures
+        if not len(read):
+            continue
+        probability, is_far = _answer(model, graph, image.to(device), options.head)
+        confidence, label = probability.cpu().max(1)
+        answers.file += [names[row] for row in read.tolist()]
+        answers.label += [model.class_names[c] for c in label.tolist()]
+        answers.confidence += confidence.tolist()
+        answers.far += [] if is_far is None else is_far.tolist()
+    return answers
+
+
+def _answer(
+    model: "SavedClassifier", graph: "GraphHead | None", image: "Tensor", head: str
+) -> "tuple[Tensor, Tensor | None]":
+    """Return class probabilities `(m, c)`, and which images are far from all training images where that is known."""
+    import torch
+
+    with torch.inference_mode():
+        z = model.embed(image)
+        if graph is None:
+            return model.head(z).softmax(1), None
+        voted, is_far = graph.vote(z)
+        return (voted if head == "graph" else model.head(z).softmax(1)), is_far
+
+
+def _find(source: Path) -> tuple[Path, list[str]]:
+    """Return the folder of the images and their names in it."""
+    from lspread.data.image_folder import IMAGE_SUFFIXES, find_images
+
+    if source.is_file():
+        return source.parent, [source.name]
+    if not source.is_dir():
+        raise DataError(f"There is no folder and no image {source}.")
+    names = find_images(source)
+    if not names:
+        raise DataError(f"There are no images under {source}. Files that end in {', '.join(IMAGE_SUFFIXES)} are read.")
+    return source, names
+
+
+def _write_table(folder: Path, answers: _Answers, head: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "predictions.csv"
+    far = ["yes" if is_far else "no" for is_far in answers.far] or [""] * len(answers.file)
+    # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", "confidence", "head", "far"])
+        for name, label, confidence, is_far in zip(answers.file, answers.label, answers.confidence, far, strict=True):
+            writer.writerow([name, label, f"{confidence:.4f}", head, is_far])
+    return path
+
+
+def _tell(answers: _Answers, counts: "Counter[str]", options: argparse.Namespace, *, has_graph: bool) -> None:
+    num_images = len(answers.file)
+    top = counts.most_common(NUM_SHOWN)
+    shown = [f"{name}: {count:,}" for name, count in top]
+    if len(counts) > NUM_SHOWN:
+        shown.append(f"others: {num_images - sum(count for _, count in top):,}")
+    mean = sum(answers.confidence) / num_images
+    noun = "image" if num_images == 1 else "images"
+    print(f"{num_images:,} {noun} of {options.source}, labeled by the {options.head} (mean confidence {mean:.2f})")
+    print(f"  {', '.join(shown)}")
+    if not has_graph:
+        print("far is not known: the run keeps no training embeddings (`lspread fit RUN` adds them to an older run)")
+    elif any(answers.far):
+        print(f"{sum(answers.far):,} of them look like nothing in training (far = yes): check these labels")
