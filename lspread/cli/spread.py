@@ -64,6 +64,7 @@ def run(command: str, argv: list[str]) -> int:
     from lspread.cli.summary import print_summary
     from lspread.data import EmbeddedItems
     from lspread.lit.run_folder import write_json
+    from lspread.lit.scores import reliability_table
     from lspread.report import write_report
     from lspread.typing import UNLABELED
 
@@ -85,6 +86,7 @@ def run(command: str, argv: list[str]) -> int:
     seconds = {"spread": time.perf_counter() - start}
     start = time.perf_counter()
     checks, hidden = _cross_validate(items, label, len(names), model, options)
+    reliability = None if len(hidden[0]) < LEAST_SURE else reliability_table("given", *hidden)
     seconds["baselines"] = time.perf_counter() - start
     threshold = None if target is None else _threshold(*hidden, target)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,7 @@ def run(command: str, argv: list[str]) -> int:
         "seed": options.seed,
         **_describe(items, names, label, predicted, confidence, model, options),
         "cross_validation": checks,
+        "reliability": reliability,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     write_json(options.output / "results.json", content)
@@ -263,7 +266,10 @@ def _describe(
 ) -> dict[str, Any]:
     """Return what the report shows: data, graph, class counts, pictures and the map."""
     import torch
+    from torch.nn.functional import normalize
 
+    from lspread.graph import normalize_graph
+    from lspread.lit.advice import advise
     from lspread.lit.outcome import draw_map
     from lspread.lit.run_folder import classes_in_turn, package_versions, some_of_each_class
     from lspread.typing import UNLABELED
@@ -278,9 +284,13 @@ def _describe(
         "least_certain": order[len(order) - half :].flip(0).tolist(),
         "given": some_of_each_class(label, labeled),
     }
+    is_cosine = (options.metric or items.metric) == "cosine"
+    z = normalize(items.embedding, dim=1) if is_cosine else items.embedding
+    advice = advise(z, normalize_graph(model.graph_), label, names, num_shown=NUM_SHOWN, seed=options.seed)
 
-    def show(row: int) -> dict[str, Any]:
-        return _picture(items, row, names[int(predicted[row])], float(confidence[row]), options.output)
+    def show(row: int, note: str | None = None) -> dict[str, Any]:
+        shown = _picture(items, row, names[int(predicted[row])], float(confidence[row]), options.output)
+        return {**shown, "note": note}
 
     def count(rows: "Tensor") -> list[int]:
         return torch.bincount(predicted[rows], minlength=len(names)).tolist()
@@ -307,6 +317,7 @@ def _describe(
         },
         "class_counts": {"given": count(labeled), "predicted": count(unlabeled), "true": None},
         **{kind: [show(row) for row in rows] for kind, rows in chosen.items()},
+        **{kind: [show(row, note) for row, note in rows] for kind, rows in advice.items()},
         "map": draw_map(items.embedding, predicted, confidence, is_given, torch.arange(len(label)), seed=options.seed),
         "versions": package_versions(),
     }

@@ -52,6 +52,7 @@ examples:
     from lspread.active import make_pool
     from lspread.data import EmbeddedItems
     from lspread.graph import normalize_graph
+    from lspread.lit.advice import name_classes
     from lspread.report import draw_contact_sheet
     from lspread.typing import UNLABELED
 
@@ -63,7 +64,7 @@ examples:
     found = _strategies(options.seed)[options.strategy](pool, options.num)
     rows = found.index.tolist()
     # Reasons speak of classes by number; people know their names.
-    reasons = [_name_classes(reason, names) for reason in found.reason]
+    reasons = [name_classes(reason, names) for reason in found.reason]
     table = options.output / "suggestions.csv"
     column = "file" if items.kind == "image" else "item"
     lines = [
@@ -95,12 +96,6 @@ def _unit(z: "Tensor") -> "Tensor":
     from torch.nn.functional import normalize
 
     return normalize(z, dim=1)
-
-
-def _name_classes(reason: str, names: list[str]) -> str:
-    import re
-
-    return re.sub(r"\bclass (\d+)\b", lambda found: f"'{names[int(found[1])]}'", reason)
 
 
 def _strategies(seed: int) -> "dict[str, Acquisition]":

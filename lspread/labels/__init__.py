@@ -1,7 +1,7 @@
 """The method itself: targets, spreading, priors, pseudo-labels and the losses they feed."""
 
 from lspread.labels.anchors import Anchors, join_anchors
-from lspread.labels.calibration import calibration_error, fit_temperature, sharpen, stratified_folds
+from lspread.labels.calibration import calibration_error, fit_temperature, reliability, sharpen, stratified_folds
 from lspread.labels.consistency import (
     align_distribution,
     confident_loss,
@@ -55,6 +55,7 @@ __all__ = [
     "pseudo_label_loss",
     "pseudo_labels",
     "reinforce_labels",
+    "reliability",
     "sharpen",
     "sinkhorn_prior",
     "spread_labels",

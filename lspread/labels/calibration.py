@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["calibration_error", "fit_temperature", "sharpen", "stratified_folds"]
+__all__ = ["calibration_error", "fit_temperature", "reliability", "sharpen", "stratified_folds"]
 
 NUM_BINS = 10
 TEMPERATURES = torch.logspace(math.log10(0.05), math.log10(20), 121, dtype=torch.float64).tolist()
@@ -64,7 +64,26 @@ def calibration_error(probability: Tensor, number: Tensor) -> float:
         number: Known classes `(m,)` int64.
     """
     confidence, likeliest = probability.max(1)
-    is_right = (likeliest == number).to(confidence.dtype)
+    count, sure, right = reliability(confidence, likeliest == number)
+    return float((count * (sure - right).abs()).sum() / count.sum())
+
+
+def reliability(confidence: Tensor, is_right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how sure and how right answers are, in ten bins of confidence.
+
+    Args:
+        confidence: `(m,)` in [0, 1].
+        is_right: `(m,)` bool.
+
+    Returns:
+        Answers, mean confidence and accuracy of each bin, `(10,)` each; the means of an empty bin are 0.
+    """
+    confidence = confidence.double()
     bin_of = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-    gap = torch.zeros(NUM_BINS, dtype=confidence.dtype).index_add_(0, bin_of, confidence - is_right)
-    return float(gap.abs().sum() / len(confidence))
+
+    def add_up(values: Tensor) -> Tensor:
+        return values.new_zeros(NUM_BINS).index_add_(0, bin_of, values)
+
+    count = add_up(torch.ones_like(confidence))
+    each = count.clamp(min=1)
+    return count, add_up(confidence) / each, add_up(is_right.double()) / each

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -15,7 +16,7 @@ from lspread.labels import PseudoLabels
 from lspread.lit.baselines import knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.refresh import RefreshPseudoLabels, Spread
-from lspread.lit.scores import Method, accuracy_row, cross_validate
+from lspread.lit.scores import Method, accuracy_row, class_table, cross_validate, reliability_table
 from lspread.nn import embed
 from lspread.typing import UNLABELED
 
@@ -25,6 +26,8 @@ STATUSES = ("given", "pseudo", "unreached", "held_out")
 """What `predictions.csv` says about an item: its label was given; it was in the pool, and labels reached it through
 the graph; it was in the pool, but no label reached it; it was kept out of training for validation or test."""
 
+FEW_AXES = 512
+"""Up to so many embeddings or dimensions, the map takes its two directions from a whole eigendecomposition."""
 _ORDER = ("unlabeled", "test", "val")  # the order in which the report looks for a set to speak of
 
 
@@ -34,6 +37,7 @@ class Outcome:
 
     Attributes:
         embedding: `(n,d)` float32.
+        probability: The classifier's softmax `(n, c)`.
         predicted: The classifier's class `(n,)` int64, also where a label was given.
         label: The class to go by `(n,)`: the given one, else the predicted one.
         confidence: `(n,)` in [0, 1]: 1 where given, else the classifier's softmax probability.
@@ -48,6 +52,7 @@ class Outcome:
     """
 
     embedding: Tensor
+    probability: Tensor
     predicted: Tensor
     label: Tensor
     confidence: Tensor
@@ -86,6 +91,7 @@ def run_outcome(
         graph_label = torch.where(is_reached, spread.pseudo.label.cpu(), UNLABELED)
     return Outcome(
         embedding=z.cpu(),
+        probability=probability,
         predicted=predicted,
         label=label,
         confidence=confidence,
@@ -147,6 +153,7 @@ def judge(outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | N
     return {
         "scores": scores,
         "cross_validation": checks,
+        **({} if shown is None else _judge_probability(outcome.probability, shown, sets[shown], data)),
         # Predicted and true counts are of the unlabeled items, which the given ones are not part of.
         "class_counts": {
             "given": count(given[split.labeled]),
@@ -157,6 +164,17 @@ def judge(outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | N
         if shown is None
         else {"on": shown, "matrix": evaluator.confusion(outcome.predicted, sets[shown]).tolist()},
         "seconds": {"baselines": seconds},
+    }
+
+
+def _judge_probability(probability: Tensor, on: str, index: Tensor, data: FewLabelData) -> dict[str, Any]:
+    """How far the classifier's probabilities can be taken at their word, all in all and by class."""
+    truth = data.evaluator.label(index)
+    index, truth = index[truth != UNLABELED], truth[truth != UNLABELED]
+    confidence, answer = probability[index].max(1)
+    return {
+        "reliability": reliability_table(on, confidence, answer == truth),
+        "per_class": class_table(on, probability[index], truth),
     }
 
 
@@ -187,23 +205,38 @@ def draw_map(
     generator = torch.Generator().manual_seed(seed)
     z = normalize(embedding[pool].double(), dim=1)
     center = z.mean(dim=0)
-    spectrum, direction = torch.linalg.eigh((z - center).T @ (z - center))
-    main = direction[:, [-1, -2]]
+    main, share = _main_directions(z - center)
     # An eigenvector has no sign; its largest entry made positive, the same data give the same picture.
     main = main * main.gather(0, main.abs().argmax(dim=0, keepdim=True)).sign()
     kept = labeled[torch.randperm(len(labeled), generator=generator)[: max_points // 4]]
     others = others[torch.randperm(len(others), generator=generator)[: max_points - len(kept)]]
     rows = torch.cat([kept, others]).sort().values
     place = (normalize(embedding[rows].double(), dim=1) - center) @ main
-    total = float(spectrum.clamp(min=0).sum())
     return {
         "x": [round(value, 5) for value in place[:, 0].tolist()],
         "y": [round(value, 5) for value in place[:, 1].tolist()],
         "label": label[rows].tolist(),
         "confidence": [round(value, 4) for value in confidence[rows].tolist()],
         "given": is_given[rows].tolist(),
-        "explained": min(1.0, float(spectrum[-2:].clamp(min=0).sum()) / total) if total > 0 else 1.0,
+        "explained": share,
     }
+
+
+def _main_directions(centered: Tensor) -> tuple[Tensor, float]:
+    """Return the two directions of the largest variance `(d, 2)`, and their share of all variance."""
+    total = float(centered.square().sum())
+    if min(centered.shape) <= FEW_AXES or total == 0:
+        spectrum, direction = torch.linalg.eigh(centered.T @ centered)
+        main, variance = direction[:, [-1, -2]], float(spectrum[-2:].clamp(min=0).sum())
+    else:
+        # All directions of a wide space would take far longer than two.
+        from scipy.sparse.linalg import svds
+
+        start = np.ones(min(centered.shape))
+        _, scale, direction = svds(centered.numpy(), k=2, v0=start, tol=1e-6)
+        order = np.argsort(-scale)
+        main, variance = torch.from_numpy(direction[order].T.copy()), float((scale**2).sum())
+    return main, min(1.0, variance / total) if total > 0 else 1.0
 
 
 def _baselines(z: Tensor, data: FewLabelData) -> dict[str, Method]:

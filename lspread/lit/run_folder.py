@@ -14,10 +14,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lspread.data import FewLabelData
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
+from lspread.lit.advice import advise
 from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
@@ -60,7 +62,7 @@ class RunFolder(Callback):
         backbone_spec: How to build the backbone, `{"class_path": ..., "init_args": {...}}`, for model.json.
         graph_head_rows: Training images that `graph_head.safetensors` keeps at most, as in `make_graph_head`; 0 writes
             no such file.
-        num_shown: How many of the most and of the least certain images to show.
+        num_shown: How many items to show of the most certain, the least certain, and each kind that deserves a look.
 
     Raises:
         ConfigError: `graph_head_rows` is below 0.
@@ -203,9 +205,10 @@ class RunFolder(Callback):
         half = min(self.num_shown, len(order) // 2)
         certain = classes_in_turn(order[: len(order) - half], outcome.predicted)
         chosen = {
-            "most_certain": certain[: max(half, 1)].tolist(),
-            "least_certain": order[len(order) - half :].flip(0).tolist(),
-            "given": some_of_each_class(data.given_label.cpu(), data.split.labeled),
+            "most_certain": _without_note(certain[: max(half, 1)].tolist()),
+            "least_certain": _without_note(order[len(order) - half :].flip(0).tolist()),
+            "given": _without_note(some_of_each_class(data.given_label.cpu(), data.split.labeled)),
+            **self._advice(outcome, data),
         }
         folder = self.run_dir / "thumbnails"
         has_pictures = _has_pictures(data)
@@ -215,7 +218,7 @@ class RunFolder(Callback):
         pictures: dict[str, list[dict[str, Any]]] = {}
         for kind, rows in chosen.items():
             pictures[kind] = []
-            for row in rows:
+            for row, note in rows:
                 name = f"{row:06d}.png"
                 if has_pictures:
                     save_thumbnail(folder / name, data.images.fetch(torch.tensor([row]))[0])
@@ -228,9 +231,25 @@ class RunFolder(Callback):
                         "confidence": round(float(outcome.confidence[row]), 4),
                         "true_label": None if true == UNLABELED else data.class_names[true],
                         "thumbnail": f"thumbnails/{name}" if has_pictures else None,
+                        "note": note,
                     }
                 )
         return pictures
+
+    def _advice(self, outcome: Outcome, data: FewLabelData) -> dict[str, list[tuple[int, str | None]]]:
+        """Return the items that deserve a look, and why; nothing for a run without a graph."""
+        if outcome.graph is None:
+            return {}
+        pool, device = data.split.pool, outcome.graph.device
+        found = advise(
+            normalize(outcome.embedding[pool].to(device), dim=1),
+            outcome.graph,
+            data.given_label[pool].to(device),
+            data.class_names,
+            num_shown=self.num_shown,
+            seed=self.seed or 0,
+        )
+        return {kind: [(int(pool[row]), note) for row, note in rows] for kind, rows in found.items()}
 
 
 def write_predictions(run_dir: str | Path, data: FewLabelData, batches: Sequence[Mapping[str, Tensor]]) -> Path:
@@ -306,6 +325,10 @@ def package_versions() -> dict[str, str]:
     found["os"] = platform.platform()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return found
+
+
+def _without_note(rows: list[int]) -> list[tuple[int, str | None]]:
+    return [(row, None) for row in rows]
 
 
 def _has_pictures(data: FewLabelData) -> bool:

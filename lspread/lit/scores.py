@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from lspread.data import Evaluator
-from lspread.labels import stratified_folds
+from lspread.labels import reliability, stratified_folds
 from lspread.typing import UNLABELED
 
-__all__ = ["METHODS", "Method", "accuracy_row", "cross_validate", "wilson_interval"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "accuracy_row",
+    "class_table",
+    "cross_validate",
+    "reliability_table",
+    "wilson_interval",
+]
 
 Method = Callable[[Tensor, Tensor], Tensor]
 """Labels for some items: called with the visible labels `(n,)`, UNLABELED elsewhere, and the wanted rows `(m,)`;
@@ -103,6 +111,75 @@ def cross_validate(
             visible[hidden] = UNLABELED
             num_right += int((method(visible, hidden) == given_label[hidden]).sum())
         rows.append(
-            {"key": key, "method": METHODS[key], "accuracy": num_right / len(labeled), "num_items": len(labeled)}
+            {
+                "key": key,
+                "method": METHODS[key],
+                "accuracy": num_right / len(labeled),
+                "num_items": len(labeled),
+                "ci95": list(wilson_interval(num_right, len(labeled))),
+            }
         )
     return rows
+
+
+def reliability_table(on: str, confidence: Tensor, is_right: Tensor) -> dict[str, Any] | None:
+    """The part `reliability` of results.json: how sure and how right, bin by bin, and the mean distance of the two.
+
+    Args:
+        on: Which items: "unlabeled", "val", "test", or "given" for given labels that were hidden in turn.
+        confidence: `(m,)` in [0, 1].
+        is_right: `(m,)` bool.
+
+    Returns:
+        Lists over the bins that are not empty; None without any item.
+    """
+    if not len(confidence):
+        return None
+    count, sure, right = reliability(confidence, is_right)
+    kept = count > 0
+    return {
+        "on": on,
+        "count": count[kept].long().tolist(),
+        "confidence": sure[kept].tolist(),
+        "accuracy": right[kept].tolist(),
+        "error": float((count * (sure - right).abs()).sum() / count.sum()),
+    }
+
+
+def class_table(on: str, probability: Tensor, truth: Tensor) -> dict[str, Any]:
+    """The part `per_class` of results.json: how well each class is told from all others.
+
+    Args:
+        on: Which items.
+        probability: `(m, c)` of items whose class is known; the likeliest class is the answer.
+        truth: Their classes `(m,)` int64.
+
+    Returns:
+        Lists over the c classes: `count` of true items, `precision`, `recall` (sensitivity), `specificity`, `f1`, and
+        `auroc`, the chance that an item of the class gets a larger probability of it than one of another class. None
+        where a class, or what was taken for it, is empty.
+    """
+    from torchmetrics.functional.classification import binary_auroc, multiclass_stat_scores
+
+    c = probability.shape[1]
+    counts = multiclass_stat_scores(probability.argmax(1), truth, c, average="none").double()
+    true_positive, false_positive, true_negative, false_negative, count = counts.unbind(1)
+
+    def share(part: Tensor, whole: Tensor) -> list[float | None]:
+        return [p / w if w else None for p, w in zip(part.tolist(), whole.tolist(), strict=True)]
+
+    def auroc(k: int) -> float | None:
+        is_class = truth == k
+        if not is_class.any() or is_class.all():
+            return None
+        return float(binary_auroc(probability[:, k], is_class.long()))
+
+    return {
+        "on": on,
+        "count": count.long().tolist(),
+        "precision": share(true_positive, true_positive + false_positive),
+        "recall": share(true_positive, true_positive + false_negative),
+        "specificity": share(true_negative, true_negative + false_positive),
+        "f1": share(2 * true_positive, 2 * true_positive + false_positive + false_negative),
+        "auroc": [auroc(k) for k in range(c)],
+    }

@@ -80,6 +80,14 @@ class Fields:
         items = self._list(value, self._at(name), size)
         return [self._number(item, f"{self._at(name)}[{i}]", low, high) for i, item in enumerate(items)]
 
+    def numbers_or_none(self, name: str, *, size: int, low: float, high: float) -> list[float | None] | None:
+        """Return a list of `size` finite numbers in [low, high] or nulls; None where the list is absent or null."""
+        value = self._get(name, None)
+        if value is None:
+            return None
+        items = enumerate(self._list(value, self._at(name), size))
+        return [None if item is None else self._number(item, f"{self._at(name)}[{i}]", low, high) for i, item in items]
+
     def counts(self, name: str, default: Any = _MISSING, *, size: int | None = None) -> Any:
         """Return a list of whole numbers >= 0, `size` of them where that is given."""
         value = self._get(name, default)

@@ -10,11 +10,19 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .metrics import Curve, Metrics
-from .results import Confusion, EmbeddingMap, Score
+from .results import Confusion, EmbeddingMap, Reliability, Score
 from .summary import format_percent
 from .svg import ACCENT, CARD, INK, LINE, MUTED, WARN, class_color, figure_style, short, to_svg
 
-__all__ = ["draw_bars", "draw_map", "figure_bars", "figure_confusion", "figure_curves", "figure_map"]
+__all__ = [
+    "draw_bars",
+    "draw_map",
+    "figure_bars",
+    "figure_confusion",
+    "figure_curves",
+    "figure_map",
+    "figure_reliability",
+]
 
 _WIDTH = 4.1
 _CURVES = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f", "#d37295")
@@ -165,6 +173,29 @@ def figure_confusion(confusion: Confusion, class_names: list[str], name: str) ->
         for spine in axes.spines.values():
             spine.set_color(LINE)
             spine.set_visible(True)
+        return to_svg(figure, name)
+
+
+def figure_reliability(found: Reliability, name: str) -> Markup:
+    """Draw accuracy over confidence, a point for each bin as large as its share; on the diagonal both are the same."""
+    with figure_style():
+        figure = Figure((_WIDTH, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle="--")
+        share = np.asarray(found.count) / max(1, sum(found.count))
+        axes.plot(found.confidence, found.accuracy, color=ACCENT, linewidth=1.6)
+        axes.scatter(found.confidence, found.accuracy, s=14 + 320 * share, color=ACCENT, alpha=0.75, linewidths=0)
+        axes.set(xlim=(-0.02, 1.04), ylim=(-0.02, 1.06))
+        ticks, labels = [0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"]
+        axes.set_xticks(ticks, labels=labels)
+        axes.set_yticks(ticks, labels=labels)
+        axes.set_xlabel("how sure", color=MUTED)
+        axes.set_ylabel("how often right", color=MUTED)
+        axes.tick_params(colors=MUTED, length=0)
+        axes.grid(True, color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(LINE)
         return to_svg(figure, name)
 
 

@@ -12,16 +12,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..errors import DataError
-from .figures import figure_bars, figure_confusion, figure_curves, figure_map
+from .figures import figure_bars, figure_confusion, figure_curves, figure_map, figure_reliability
 from .metrics import Metrics, read_metrics
 from .results import Picture, Results, Score, read_results
-from .summary import format_percent, headline_score, headline_scores, set_name, summarize
+from .summary import format_percent, headline_score, headline_scores, recommend, set_name, summarize
 from .svg import class_color
 from .thumbnails import read_thumbnail, thumbnail_uri
 
 __all__ = ["write_report"]
 
 _SHOWN = 40
+_GIVEN = ("given", "suspicious")
+"""Parts whose items have a given label."""
 _MAX_PICTURES = 200
 _STAGES = {
     "fit": "training, all in all",
@@ -81,10 +83,13 @@ def write_report(run_dir: str | Path) -> Path:
         r=results,
         summary=summarize(results),
         tiles=_tiles(results),
+        recommendation=recommend(results),
         accuracy=_accuracy(results),
+        reliability=_reliability(results),
         map=_map(results),
         classes=_classes(results),
         confusion=_confusion(results),
+        class_scores=_class_scores(results),
         galleries=_galleries(folder, results),
         curves=_curves(metrics),
         metrics=metrics,
@@ -211,17 +216,75 @@ def _confusion(results: Results) -> dict[str, Any] | None:
     return {"svg": svg, "alt": alt, "on": confusion.on, "worst": worst, "num_right": num_right, "num_all": num_all}
 
 
+_MEASURES = {
+    "precision": ("precision", "of those taken for the class, how many are of it"),
+    "recall": ("recall", "of the class, how many are found; also called sensitivity"),
+    "specificity": ("specificity", "of all others, how many are not taken for the class"),
+    "f1": ("F1", "harmonic mean of precision and recall"),
+    "auroc": ("AUROC", "how often one of the class gets a larger probability of it than one of another class"),
+}
+
+
+def _class_scores(results: Results) -> dict[str, Any] | None:
+    """A row per class, and their unweighted mean, in which rare classes count as much as common ones."""
+    found = results.class_scores
+    if found is None or not found.measures:
+        return None
+    columns = [_MEASURES[name] for name in found.measures]
+    rows = [
+        (color, name, found.count[c], [values[c] for values in found.measures.values()])
+        for c, (color, name) in enumerate(_legend(results))
+    ]
+    means = [_mean(values) for values in found.measures.values()]
+    return {"on": found.on, "columns": columns, "rows": rows, "means": means}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _reliability(results: Results) -> dict[str, Any] | None:
+    found = results.reliability
+    if found is None or not found.count:
+        return None
+    where = "given labels, each hidden in turn" if found.on == "given" else set_name(found.on, results)
+    bins = "; ".join(
+        f"{format_percent(sure)} sure, {format_percent(right)} right"
+        for sure, right in zip(found.confidence, found.accuracy, strict=True)
+    )
+    total = sum(found.count)
+    sure = sum(n * value for n, value in zip(found.count, found.confidence, strict=True)) / total
+    right = sum(n * value for n, value in zip(found.count, found.accuracy, strict=True)) / total
+    return {
+        "svg": figure_reliability(found, "reliability"),
+        "alt": f"Reliability on {where}: {bins}.",
+        "where": where,
+        "num_items": total,
+        "error": found.error,
+        "sure": sure,
+        "right": right,
+    }
+
+
 def _galleries(folder: Path, results: Results) -> dict[str, dict[str, Any]]:
     galleries = {}
-    parts = {"given": results.given, "most": results.most_certain, "least": results.least_certain}
+    parts = {
+        "given": results.given,
+        "most": results.most_certain,
+        "least": results.least_certain,
+        "novel": results.novel,
+        "suspicious": results.suspicious,
+        "to_label": results.to_label,
+    }
     for name, pictures in parts.items():
         thumbs = [_thumb(folder, picture, name) for picture in pictures[:_MAX_PICTURES]]
         known = [picture.is_right for picture in pictures if picture.is_right is not None]
         galleries[name] = {
             "thumbs": thumbs,
             "num_right": sum(known),
-            "num_known": 0 if name == "given" else len(known),
-            "num_missing": sum(thumb.uri is None for thumb in thumbs),
+            "num_known": 0 if name in _GIVEN else len(known),
+            "num_missing": sum(thumb.uri is None and thumb.picture.thumbnail is not None for thumb in thumbs),
             "num_left_out": len(pictures) - len(thumbs),
         }
     return galleries
@@ -229,9 +292,11 @@ def _galleries(folder: Path, results: Results) -> dict[str, dict[str, Any]]:
 
 def _thumb(folder: Path, picture: Picture, part: str) -> _Thumb:
     image = read_thumbnail(folder, picture.thumbnail)
-    said = f"given label {picture.label}" if part == "given" else f"predicted {picture.label}"
+    said = f"given label {picture.label}" if part in _GIVEN else f"predicted {picture.label}"
     alt = f"{picture.item}: {said}"
-    if part != "given" and picture.true_label is not None:
+    if picture.note is not None:
+        alt += f", {picture.note}"
+    if part not in _GIVEN and picture.true_label is not None:
         alt += ", which is right" if picture.is_right else f", truly {picture.true_label}"
     return _Thumb(picture, None if image is None else thumbnail_uri(image), alt)
 

@@ -12,7 +12,17 @@ from ..errors import DataError
 from ..typing import UNLABELED
 from .fields import Fields, clean_text
 
-__all__ = ["Confusion", "EmbeddingMap", "GivenCheck", "Picture", "Results", "Score", "read_results"]
+__all__ = [
+    "ClassScores",
+    "Confusion",
+    "EmbeddingMap",
+    "GivenCheck",
+    "Picture",
+    "Reliability",
+    "Results",
+    "Score",
+    "read_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +53,19 @@ class GivenCheck:
     method: str
     accuracy: float
     num_items: int
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One item to show: its label, how sure the run is, the truth where known, and its thumbnail's relative path."""
+    """One item to show: its label, how sure the run is, the truth where known, its thumbnail's path, why it's shown."""
 
     item: str
     label: str
     confidence: float | None
     true_label: str | None
     thumbnail: str | None
+    note: str | None
 
     @property
     def is_right(self) -> bool | None:
@@ -67,6 +79,29 @@ class Confusion:
 
     on: str
     matrix: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How sure and how right answers were, in b bins of confidence: `count`, mean `confidence` and `accuracy` (b,).
+
+    `on` is a set of items, or "given" for given labels hidden in turn; `error` the expected calibration error.
+    """
+
+    on: str
+    count: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores:
+    """How well each of c classes is told from the others: `measures` has c values in [0, 1], or None, for each name."""
+
+    on: str
+    count: list[int]
+    measures: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +145,14 @@ class Results:
     predicted_count: list[int] | None
     true_count: list[int] | None
     confusion: Confusion | None
+    class_scores: ClassScores | None
+    reliability: Reliability | None
     most_certain: list[Picture]
     least_certain: list[Picture]
     given: list[Picture]
+    novel: list[Picture]
+    suspicious: list[Picture]
+    to_label: list[Picture]
     map: EmbeddingMap | None
     versions: dict[str, str]
 
@@ -197,6 +237,7 @@ def _results(top: Fields) -> Results:
                 method=fields.text("method", None) or fields.text("key"),
                 accuracy=fields.number("accuracy", low=0, high=1),
                 num_items=fields.count("num_items", 0),
+                interval=_interval(fields),
             )
             for fields in top.children("cross_validation")
         ],
@@ -204,25 +245,35 @@ def _results(top: Fields) -> Results:
         predicted_count=class_count("predicted"),
         true_count=class_count("true"),
         confusion=_confusion(top.child("confusion"), num_classes),
+        class_scores=_class_scores(top.child("per_class"), num_classes),
+        reliability=_reliability(top.child("reliability")),
         most_certain=[_picture(fields) for fields in top.children("most_certain")],
         least_certain=[_picture(fields) for fields in top.children("least_certain")],
         given=[_picture(fields) for fields in top.children("given")],
+        novel=[_picture(fields) for fields in top.children("novel")],
+        suspicious=[_picture(fields) for fields in top.children("suspicious")],
+        to_label=[_picture(fields) for fields in top.children("to_label")],
         map=_map(top.child("map"), num_classes),
         versions=_versions(top.child("versions")),
     )
 
 
-def _score(fields: Fields) -> Score:
+def _interval(fields: Fields) -> tuple[float, float] | None:
     interval = fields.numbers("ci95", None, size=2, low=0, high=1)
-    if interval is not None:
-        fields.require("ci95", interval[0] <= interval[1], "[low, high] with low <= high")
+    if interval is None:
+        return None
+    fields.require("ci95", interval[0] <= interval[1], "[low, high] with low <= high")
+    return interval[0], interval[1]
+
+
+def _score(fields: Fields) -> Score:
     return Score(
         key=fields.text("key", ""),
         method=fields.text("method", None) or fields.text("key"),
         on=fields.text("on", "unlabeled"),
         accuracy=fields.number("accuracy", low=0, high=1),
         num_items=fields.count("num_items"),
-        interval=None if interval is None else (interval[0], interval[1]),
+        interval=_interval(fields),
     )
 
 
@@ -233,6 +284,7 @@ def _picture(fields: Fields) -> Picture:
         confidence=fields.number("confidence", None, low=0, high=1),
         true_label=fields.text("true_label", None),
         thumbnail=fields.text("thumbnail", None),
+        note=fields.text("note", None),
     )
 
 
@@ -241,6 +293,31 @@ def _confusion(fields: Fields | None, num_classes: int) -> Confusion | None:
         return None
     table = fields.count_table("matrix", num_classes)
     return Confusion(on=fields.text("on", "unlabeled"), matrix=np.asarray(table, dtype=np.int64))
+
+
+def _reliability(fields: Fields | None) -> Reliability | None:
+    if fields is None:
+        return None
+    count = fields.counts("count")
+    return Reliability(
+        on=fields.text("on", "unlabeled"),
+        count=count,
+        confidence=fields.numbers("confidence", size=len(count), low=0, high=1),
+        accuracy=fields.numbers("accuracy", size=len(count), low=0, high=1),
+        error=fields.number("error", low=0, high=1),
+    )
+
+
+def _class_scores(fields: Fields | None, num_classes: int) -> ClassScores | None:
+    if fields is None:
+        return None
+    names = ("precision", "recall", "specificity", "f1", "auroc")
+    measures = {name: fields.numbers_or_none(name, size=num_classes, low=0, high=1) for name in names}
+    return ClassScores(
+        on=fields.text("on", "unlabeled"),
+        count=fields.counts("count", size=num_classes),
+        measures={name: values for name, values in measures.items() if values is not None},
+    )
 
 
 def _map(fields: Fields | None, num_classes: int) -> EmbeddingMap | None:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from .results import Results, Score
+from .results import GivenCheck, Results, Score
 
-__all__ = ["Summary", "format_percent", "headline_scores", "summarize"]
+__all__ = ["Summary", "format_percent", "headline_scores", "recommend", "summarize"]
 
 _PHRASES = {
     "classifier": "the trained classifier",
@@ -97,6 +97,35 @@ def summarize(results: Results) -> Summary:
     return Summary(f"{text}{_chance(ours, best)}.", notes, "good")
 
 
+def recommend(results: Results) -> str:
+    """Say which method to go by here, and why: by known truth, else by given labels that were hidden in turn."""
+    scores = headline_scores(results)
+    checks = results.given_checks
+    ranked: list[Score | GivenCheck]
+    # Among equals ours comes first: it is what the run's predictions.csv holds.
+    if len(scores) > 1:
+        ranked = sorted(scores, key=_by_accuracy)
+        why = f"where the truth is known, on {scores[0].num_items:,} {set_name(scores[0].on, results)}"
+    elif len(checks) > 1:
+        ranked = sorted(checks, key=_by_accuracy)
+        why = f"of the {checks[0].num_items:,} given labels, each hidden in turn and predicted from the others"
+    else:
+        return (
+            "Nothing tells yet which method is best here: with two labels of every class or more, each could be hidden "
+            "in turn to see who finds it again."
+        )
+    best, *others = ranked
+    rest = ", ".join(f"{_phrase(one)} {format_percent(one.accuracy)}" for one in others)
+    text = f"Go by {_phrase(best)}: it is right most often {why} ({format_percent(best.accuracy)}; {rest})"
+    if best.accuracy == others[0].accuracy:
+        text = f"Go by {_phrase(best)}: nothing is right more often {why} ({format_percent(best.accuracy)}; {rest})"
+    return f"{text}{_chance(best, others[0])}."
+
+
+def _by_accuracy(one: Score | GivenCheck) -> tuple[float, bool]:
+    return -one.accuracy, one.key not in ("classifier", "graph")
+
+
 def _summarize_unknown(results: Results, labels: str) -> Summary:
     text = (
         f"With {labels}, {results.num_unlabeled:,} unlabeled {results.noun} got a label; their true labels are not "
@@ -144,11 +173,11 @@ def _right(score: Score, results: Results) -> str:
     return f"{format_percent(score.accuracy)} of {score.num_items:,} {set_name(score.on, results)}"
 
 
-def _phrase(score: Score) -> str:
+def _phrase(score: Score | GivenCheck) -> str:
     return _PHRASES.get(score.key, score.method)
 
 
-def _chance(a: Score, b: Score) -> str:
+def _chance(a: Score | GivenCheck, b: Score | GivenCheck) -> str:
     """Return the caveat for two accuracies that the number of items cannot tell apart."""
     if a.interval is None or b.interval is None:
         return ""

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from lspread.lit.scores import accuracy_row, cross_validate, wilson_interval
+from lspread.lit.scores import accuracy_row, class_table, cross_validate, reliability_table, wilson_interval
 from lspread.typing import UNLABELED
 
 
@@ -47,7 +49,8 @@ def test_cross_validation_hides_each_given_label_once():
     rows = cross_validate({"knn": oracle_for_even_rows}, given)
     assert torch.equal(torch.cat(asked).sort().values, torch.arange(12))
     assert len(asked) == 4  # four labels in the smallest class
-    assert rows == [{"key": "knn", "method": "kNN vote on the same embeddings", "accuracy": 0.5, "num_items": 12}]
+    row = {"key": "knn", "method": "kNN vote on the same embeddings", "accuracy": 0.5, "num_items": 12}
+    assert rows == [{**row, "ci95": list(wilson_interval(6, 12))}]
 
 
 def test_cross_validation_is_left_out_where_a_class_has_one_label():
@@ -55,3 +58,40 @@ def test_cross_validation_is_left_out_where_a_class_has_one_label():
     assert cross_validate({}, given) == []
     given[:3] = torch.tensor([0, 0, 1])
     assert cross_validate({"knn": lambda visible, index: visible[index]}, given) == []
+
+
+def test_class_table_is_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.randn(200, 4, generator=generator, dtype=torch.float64).softmax(1)
+    truth = torch.randint(3, (200,), generator=generator)  # no item is of the last class
+    table = class_table("test", probability, truth)
+    answer = probability.argmax(1)
+    precision, recall, f1, count = precision_recall_fscore_support(truth, answer, labels=range(4), zero_division=np.nan)
+    assert table["count"] == count.tolist()
+    assert table["precision"] == pytest.approx(precision.tolist())
+    assert table["recall"][:3] == pytest.approx(recall[:3].tolist())
+    assert table["f1"] == pytest.approx(f1.tolist())
+    assert table["specificity"] == pytest.approx([float((answer != c)[truth != c].double().mean()) for c in range(4)])
+    auroc = [roc_auc_score(truth == c, probability[:, c]) for c in range(3)]
+    assert table["auroc"][:3] == pytest.approx(auroc, abs=1e-6)
+    assert table["recall"][3] is None
+    assert table["auroc"][3] is None
+
+
+def test_classes_that_nothing_was_taken_for_have_no_precision():
+    table = class_table("val", torch.eye(3)[[0, 0, 0]], torch.tensor([0, 1, 0]))
+    assert table["precision"] == [pytest.approx(2 / 3), None, None]
+    assert table["recall"] == [1.0, 0.0, None]
+    assert table["specificity"] == [0.0, 1.0, 1.0]
+    assert table["f1"] == [pytest.approx(0.8), 0.0, None]
+
+
+def test_reliability_by_hand():
+    confidence = torch.tensor([0.95, 0.92, 0.65, 0.61, 1.0])
+    table = reliability_table("test", confidence, torch.tensor([True, False, True, True, True]))
+    assert table["on"] == "test"
+    assert table["count"] == [2, 3]
+    assert table["confidence"] == pytest.approx([0.63, 2.87 / 3])
+    assert table["accuracy"] == pytest.approx([1.0, 2 / 3])
+    assert table["error"] == pytest.approx((0.74 + 0.87) / 5)
+    assert reliability_table("test", confidence[:0], torch.zeros(0, dtype=torch.bool)) is None

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -41,6 +42,30 @@ def spread(z: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(certainty, 0, 1), probability.argmax(1)
 
 
+def per_class(truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> dict:
+    """The measures of every class by scikit-learn; what an item was taken for gets its confidence, others the rest."""
+    precision, recall, f1, count = precision_recall_fscore_support(truth, predicted, labels=range(10))
+    specificity = [float((predicted != c)[truth != c].mean()) for c in range(10)]
+    rest = (1 - confidence) / 9
+    auroc = [roc_auc_score(truth == c, np.where(predicted == c, confidence, rest)) for c in range(10)]
+    measures = {"precision": precision, "recall": recall, "specificity": specificity, "f1": f1, "auroc": auroc}
+    return {
+        "on": "unlabeled",
+        "count": count.tolist(),
+        **{name: [float(v) for v in values] for name, values in measures.items()},
+    }
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> dict:
+    part = np.minimum((confidence * 10).astype(int), 9)
+    kept = [b for b in range(10) if (part == b).any()]
+    sure = [float(confidence[part == b].mean()) for b in kept]
+    share = [float(right[part == b].mean()) for b in kept]
+    count = [int((part == b).sum()) for b in kept]
+    error = sum(n * abs(s - r) for n, s, r in zip(count, sure, share, strict=True)) / len(confidence)
+    return {"on": "unlabeled", "count": count, "confidence": sure, "accuracy": share, "error": error}
+
+
 def build_run(folder: Path) -> Path:
     digits = load_digits()
     z, truth = digits.data / 16.0, digits.target
@@ -70,7 +95,7 @@ def build_run(folder: Path) -> Path:
 
     (folder / "thumbnails").mkdir(parents=True)
 
-    def picture(i: int) -> dict:
+    def picture(i: int, note: str | None = None) -> dict:
         name = f"thumbnails/{i:05d}.png"
         Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / name)
         return {
@@ -80,6 +105,7 @@ def build_run(folder: Path) -> Path:
             "confidence": float(confidence[i]),
             "true_label": NAMES[truth[i]],
             "thumbnail": name,
+            "note": note,
         }
 
     order = np.flatnonzero(free)[np.argsort(-confidence[free], kind="stable")]
@@ -125,9 +151,14 @@ def build_run(folder: Path) -> Path:
             "true": np.bincount(truth[free], minlength=10).tolist(),
         },
         "confusion": {"on": "unlabeled", "matrix": confusion.tolist()},
+        "per_class": per_class(truth[free], predicted[free], confidence[free]),
+        "reliability": reliability(confidence[free], (predicted == truth)[free]),
         "most_certain": [picture(i) for i in order[:24]],
         "least_certain": [picture(i) for i in order[-24:]],
         "given": [picture(i) for i in given],
+        "novel": [picture(i, "hears 9 times less of labels than is usual") for i in order[-5:]],
+        "suspicious": [picture(given[3], "looks like eight, 71 %")],
+        "to_label": [picture(i, "speaks for about 40 items that no label speaks for yet") for i in order[-12:-6]],
         "map": {
             "x": xy[shown, 0].tolist(),
             "y": xy[shown, 1].tolist(),

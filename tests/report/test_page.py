@@ -12,6 +12,8 @@ from lspread.errors import DataError
 from lspread.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
+GALLERIES = ("given", "most_certain", "least_certain", "novel", "suspicious", "to_label")
+"""Lists of pictures in results.json, as they follow each other on the page."""
 
 
 class Reader(HTMLParser):
@@ -112,7 +114,7 @@ def test_class_counts_and_confusions(run_dir: Path) -> None:
 
 def test_pictures_hold_the_pixels_of_the_thumbnails(run_dir: Path) -> None:
     page, results = read(run_dir), load(run_dir)
-    shown = results["given"] + results["most_certain"] + results["least_certain"]
+    shown = [picture for part in GALLERIES for picture in results[part]]
     images = page.all("img")
     assert len(images) == len(shown)
     for attrs, picture in zip(images, shown, strict=True):
@@ -182,7 +184,7 @@ def test_the_page_is_well_formed_and_accessible(run_dir: Path) -> None:
         assert (used[0] or used[1]) in ids
     assert all(attrs.get("alt") for attrs in page.all("img"))
     plots = [attrs for attrs in page.all("div") if attrs.get("class") == "plot"]
-    assert len(plots) == len(page.all("svg")) == 5
+    assert len(plots) == len(page.all("svg")) == 6
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     assert all(attrs.get("scope") for attrs in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -253,19 +255,28 @@ def test_without_truth_the_page_says_so(run_dir: Path) -> None:
     results = load(run_dir)
     results["scores"], results["confusion"], results["class_counts"]["true"] = [], None, None
     results["cross_validation"] = [
-        {"key": "graph", "method": "label spreading, one left out", "accuracy": 0.7, "num_items": 10},
+        {
+            "key": "graph",
+            "method": "label spreading, one left out",
+            "accuracy": 0.7,
+            "num_items": 10,
+            "ci95": [0.4, 0.9],
+        },
         {"key": "knn", "method": "kNN vote, one left out", "accuracy": 0.8, "num_items": 10},
     ]
-    for picture in results["given"] + results["most_certain"] + results["least_certain"]:
+    for picture in (picture for part in GALLERIES for picture in results[part]):
         picture["true_label"] = None
     save(run_dir, results)
     page = read(run_dir)
     assert "1,787 unlabeled images got a label; their true labels are not known" in page.text
     assert "By that measure the k-nearest-neighbor vote is better here." in page.text
-    assert row(page, "label spreading, one left out") == [["label spreading, one left out", "70.0 %", "10"]]
+    assert row(page, "label spreading, one left out") == [
+        ["label spreading, one left out", "70.0 %", "40.0 % – 90.0 %", "10"]
+    ]
     assert "No true labels are known beyond the given ones" in page.text
     assert "No confusion matrix" in page.text
-    assert "of these" not in page.text.replace("Labeling some of these", "")
+    assert not re.search(r"\d+ of these", page.text)
+    assert "Go by the k-nearest-neighbor vote: it is right most often of the 10 given labels" in page.text
     assert "✗" not in page.text
     assert ["zero", "1", f"{results['class_counts']['predicted'][0]:,}"] in page.rows
 
@@ -291,7 +302,7 @@ def test_the_least_that_a_run_can_say(tmp_path: Path) -> None:
 
 
 PARTS = ("title", "created", "command", "seed", "graph", "seconds", "scores", "class_counts", "confusion", "map")
-PARTS += ("versions", "most_certain", "least_certain", "given", "cross_validation")
+PARTS += ("versions", "most_certain", "least_certain", "given", "cross_validation", "per_class", "reliability")
 
 
 @pytest.mark.parametrize("first", range(5))
@@ -302,7 +313,77 @@ def test_parts_may_be_absent(run_dir: Path, first: int) -> None:
         del results[part]
     save(run_dir, results)
     (run_dir / "metrics.csv").unlink()
-    assert len(read(run_dir).all("section")) == 9
+    assert len(read(run_dir).all("section")) == 12
+
+
+@pytest.mark.parametrize(("part", "place"), [("novel", "novel"), ("suspicious", "suspicious"), ("to_label", "next")])
+def test_what_nobody_needs_to_look_at_has_no_section(run_dir: Path, part: str, place: str) -> None:
+    results = load(run_dir)
+    assert any(attrs.get("id") == place for attrs in read(run_dir).all("section"))
+    results[part] = []
+    save(run_dir, results)
+    page = read(run_dir)
+    assert not any(attrs.get("id") == place for attrs in page.all("section"))
+    assert not any(attrs["href"] == f"#{place}" for attrs in page.all("a"))
+
+
+def test_what_deserves_a_look_comes_with_its_reason(run_dir: Path) -> None:
+    results, page = load(run_dir), read(run_dir)
+    for part in ("novel", "suspicious", "to_label"):
+        for picture in results[part]:
+            assert picture["note"] in page.text
+    # Of a given label nothing is known but what was given: it is neither right nor wrong.
+    alt = next(attrs["alt"] for attrs in page.all("img") if "looks like eight" in (attrs["alt"] or ""))
+    assert alt == f"{results['suspicious'][0]['item']}: given label three, looks like eight, 71 %"
+
+
+def test_measures_of_each_class_and_their_mean(run_dir: Path) -> None:
+    results, page = load(run_dir), read(run_dir)
+    found = results["per_class"]
+    names = ("precision", "recall", "specificity", "f1", "auroc")
+    cells = [f"{100 * found[name][3]:.1f} %" for name in names]
+    assert ["three", f"{found['count'][3]:,}", *cells] in page.rows
+    means = [f"{100 * sum(found[name]) / 10:.1f} %" for name in names]
+    assert ["mean", "", *means] in page.rows
+    found["recall"][3] = found["auroc"][3] = None
+    save(run_dir, results)
+    page = read(run_dir)
+    assert ["three", f"{found['count'][3]:,}", cells[0], "–", cells[2], cells[3], "–"] in page.rows
+    known = [value for value in found["recall"] if value is not None]
+    assert f"{100 * sum(known) / 9:.1f} %" in next(cells for cells in page.rows if cells[0] == "mean")[3]
+
+
+@pytest.mark.parametrize(("on", "where"), [("unlabeled", "unlabeled images"), ("given", "given labels, each hidden")])
+def test_reliability_says_how_sure_and_how_right(run_dir: Path, on: str, where: str) -> None:
+    results = load(run_dir)
+    results["reliability"] = {
+        "on": on,
+        "count": [30, 10],
+        "confidence": [0.5, 0.9],
+        "accuracy": [0.6, 0.8],
+        "error": 0.1,
+    }
+    save(run_dir, results)
+    page = read(run_dir)
+    assert f"On 40 {where}" in page.text
+    assert "60.0 % sure on the average, 65.0 % right." in page.text
+    assert "(expected calibration error) is 10.0 %." in page.text
+    alt = next(attrs["aria-label"] for attrs in page.all("div") if "Reliability" in (attrs.get("aria-label") or ""))
+    assert alt is not None
+    assert alt.endswith("50.0 % sure, 60.0 % right; 90.0 % sure, 80.0 % right.")
+
+
+def test_rows_of_a_table_have_no_place_for_a_picture(run_dir: Path) -> None:
+    results = load(run_dir)
+    results["data"]["image_shape"] = None
+    for picture in (picture for part in GALLERIES for picture in results[part]):
+        picture["thumbnail"] = None
+    save(run_dir, results)
+    page = read(run_dir)
+    assert not page.all("img")
+    assert "no picture" not in page.text
+    assert "are not in the run folder" not in page.text
+    assert results["given"][0]["item"] in page.text
 
 
 def test_null_is_as_good_as_absent(run_dir: Path) -> None:
@@ -326,6 +407,7 @@ def test_many_classes_and_large_color_thumbnails_stay_small(run_dir: Path) -> No
     c = 120
     results["data"] |= {"num_classes": c, "class_names": [f"a rather long class name {i}" for i in range(c)]}
     results["class_counts"] = {"given": [1] * c, "predicted": [3] * c, "true": None}
+    results["per_class"] = {"on": "test", "count": [3] * c, "recall": [0.5] * c}
     results["confusion"] = {
         "on": "test",
         "matrix": [[int(i == j) * 5 + (i * j) % 3 for j in range(c)] for i in range(c)],
@@ -349,7 +431,8 @@ def test_thumbnails_that_are_gone_or_broken_leave_a_note(run_dir: Path) -> None:
     results["given"][2]["thumbnail"] = None
     save(run_dir, results)
     page = read(run_dir)
-    assert "3 of 10 thumbnails are not in the run folder or are no images." in page.text
+    assert page.text.count("no picture") == 3
+    assert "2 of 10 thumbnails are not in the run folder or are no images." in page.text
     assert page.text.count("no picture") == 3
 
 

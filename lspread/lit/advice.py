@@ -1,0 +1,91 @@
+"""Which items a person should look at: those far from all labels, labels that look wrong, and what to label next."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lspread.active import Auto, audit_labels, make_pool
+from lspread.graph import Graph
+from lspread.labels import spread_labels
+from lspread.typing import UNLABELED
+
+__all__ = ["advise", "heard_of_labels", "name_classes"]
+
+REMOTE = 3.0
+"""How many times less than usual an item hears of labels before that is worth a look."""
+
+Advice = list[tuple[int, str]]
+"""Rows, and a phrase for people about each."""
+
+
+def advise(
+    z: Tensor, graph: Graph, label: Tensor, class_names: Sequence[str], *, num_shown: int = 12, seed: int = 0
+) -> dict[str, Advice]:
+    """Return what deserves a look, as rows with a reason each.
+
+    Args:
+        z: Embeddings of the graph's p items `(p, d)`.
+        graph: Normalized graph of these items.
+        label: Given labels `(p,)` int64, `UNLABELED` elsewhere.
+        class_names: Names of the c classes.
+        num_shown: Most items of a kind.
+        seed: Of the choice of what to label next.
+
+    Returns:
+        "novel": items without label that hear far less of any label than is usual, see `heard_of_labels`;
+        "suspicious": given labels for which all others suggest another class, the most suspicious first; "to_label":
+        what `Auto` would ask for. Each may be empty.
+    """
+    found: dict[str, Advice] = {"novel": [], "suspicious": [], "to_label": []}
+    is_given = label != UNLABELED
+    unlabeled = (~is_given).nonzero().flatten()
+    if is_given.any() and len(unlabeled):
+        heard = heard_of_labels(graph, is_given)[unlabeled]
+        typical = float(heard.median())
+        order = [i for i in heard.argsort(stable=True)[:num_shown].tolist() if float(heard[i]) < typical / REMOTE]
+        found["novel"] = [(int(unlabeled[i]), _remoteness(float(heard[i]), typical)) for i in order]
+    if int(is_given.sum()) > 1:
+        audit = audit_labels(graph, label, len(class_names))
+        likeliest = audit.probability.amax(1)
+        for i in [i for i in audit.order.tolist() if audit.suggested[i] != audit.label[i]][:num_shown]:
+            name = class_names[int(audit.suggested[i])]
+            found["suspicious"].append((int(audit.index[i]), f"looks like {name}, {100 * float(likeliest[i]):.0f} %"))
+    if len(unlabeled):
+        asked = Auto(seed=seed)(make_pool(z, graph, label, len(class_names)), num_shown)
+        found["to_label"] = [
+            (row, name_classes(reason, class_names))
+            for row, reason in zip(asked.index.tolist(), asked.reason, strict=True)
+        ]
+    return found
+
+
+def heard_of_labels(graph: Graph, is_given: Tensor, *, alpha: float = 0.99) -> Tensor:
+    """Return how much of what every node hears from its surroundings comes from labeled nodes.
+
+    Every node sends out 1 by (I - alpha S)^-1. What arrives at a node from labeled ones, over what arrives from all,
+    does not depend on how many neighbors it has: near 0 far from all labels, 0 where none reaches it.
+
+    Args:
+        graph: Normalized graph of n nodes.
+        is_given: Which nodes have a label `(n,)` bool.
+        alpha: How far a node is heard.
+
+    Returns:
+        `(n,)` in [0, 1].
+    """
+    sent = torch.stack([is_given.to(graph.edge_weight.dtype), torch.ones_like(is_given, dtype=graph.edge_weight.dtype)])
+    heard = spread_labels(graph, sent.T, alpha=alpha, on_failure="warn").value.clamp(min=0)
+    return (heard[:, 0] / heard[:, 1].clamp(min=torch.finfo(heard.dtype).tiny)).clamp(max=1)
+
+
+def name_classes(reason: str, class_names: Sequence[str]) -> str:
+    """Return a reason that speaks of classes by number with their names: people know those."""
+    return re.sub(r"\bclass (\d+)\b", lambda found: f"'{class_names[int(found[1])]}'", reason)
+
+
+def _remoteness(heard: float, typical: float) -> str:
+    if heard <= 0:
+        return "no label reaches it"
+    return f"hears {typical / heard:.0f} times less of labels than is usual"

@@ -1,0 +1,31 @@
+"""The map of a run's embeddings."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from lspread.lit.outcome import FEW_AXES, draw_map
+
+
+@pytest.mark.parametrize(("n", "d"), [(700, 20), (40, 900), (FEW_AXES + 60, FEW_AXES + 200)])
+def test_map_is_a_principal_component_analysis(n, d):
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(3, 0.5, d) ** 2
+    z = 1 + torch.randn(n, d, generator=generator) * scale
+    label, is_given = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
+    found = draw_map(z, label, torch.ones(n), is_given, torch.arange(n), seed=0)
+    unit = torch.nn.functional.normalize(z.double(), dim=1).numpy()
+    pca = PCA(2, svd_solver="full").fit(unit)
+    expected = pca.transform(unit)
+    for column, name in enumerate(("x", "y")):
+        sign = np.sign(expected[:, column] @ np.array(found[name]))
+        assert np.array(found[name]) == pytest.approx(sign * expected[:, column], abs=2e-4)
+    assert found["explained"] == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-4)
+
+
+def test_embeddings_that_are_all_equal_lie_in_one_place():
+    z = torch.ones(600, 600)
+    found = draw_map(z, torch.zeros(600).long(), torch.ones(600), torch.zeros(600).bool(), torch.arange(600), seed=0)
+    assert set(found["x"]) == {0.0}
+    assert found["explained"] == 1.0
