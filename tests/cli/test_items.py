@@ -254,6 +254,33 @@ def test_audit_finds_exchanged_labels_and_changes_nothing(digits, tmp_path, caps
         assert sheet.width == 6 * 136 + 8
 
 
+def test_the_report_of_spread_says_what_audit_and_suggest_say(digits, tmp_path, capsys):
+    folder, true, _ = digits
+    names = sorted(true)[:120]
+    wrong = names[::20]
+    label = {n: ("digit 0" if true[n] != "digit 0" else "digit 1") if n in wrong else true[n] for n in names}
+    labels = write(tmp_path / "labels.csv", ["file", "label"], label.items())
+    z = folder / "z.safetensors"
+    call(capsys, "spread", z, "--labels", labels, "-o", tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    call(capsys, "audit", z, "--labels", labels, "-o", tmp_path / "audit")
+    doubted = [row for row in read(tmp_path / "audit" / "audit.csv") if row["suggested"] != row["label"]][:12]
+    assert [one["item"] for one in results["suspicious"]] == [row["file"] for row in doubted]
+    assert [one["label"] for one in results["suspicious"]] == [row["label"] for row in doubted]
+    assert f"looks like {doubted[0]['suggested']}, " in results["suspicious"][0]["note"]
+    out = json.loads(call(capsys, "suggest", z, "--labels", labels, "-n", 12, "--json", "-o", tmp_path / "next"))
+    assert [(one["item"], one["note"]) for one in results["to_label"]] == [
+        (one["item"], one["reason"]) for one in out["suggestions"]
+    ]
+    # How sure is right comes from the given labels alone.
+    found = results["reliability"]
+    graph = next(check for check in results["cross_validation"] if check["key"] == "graph")
+    assert found["on"] == "given"
+    assert sum(found["count"]) == graph["num_items"] == 120
+    right = sum(n * share for n, share in zip(found["count"], found["accuracy"], strict=True)) / 120
+    assert right == pytest.approx(graph["accuracy"])
+
+
 @pytest.mark.parametrize("model", [None, "wordllama"])
 def test_texts(tmp_path, capsys, model):
     if model:

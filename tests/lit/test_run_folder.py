@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -120,6 +121,35 @@ def test_scores_count_known_items_and_the_graph_fails_where_it_has_no_answer(run
     assert sum(map(sum, results["confusion"]["matrix"])) == 33
     assert results["class_counts"]["given"] == [2, 2]
     assert results["class_counts"]["true"] is None
+
+
+def test_probabilities_are_judged_where_the_truth_is_known(run):
+    _, data, _, rows, results = run
+    truth = data.evaluator.label(torch.arange(40)).tolist()
+    known = [i for i in data.split.unlabeled.tolist() if truth[i] != UNLABELED]
+    table, curve = results["per_class"], results["reliability"]
+    assert (table["on"], curve["on"]) == ("unlabeled", "unlabeled")
+    assert table["count"] == [sum(truth[i] == c for i in known) for c in (0, 1)]
+    matrix = results["confusion"]["matrix"]
+    assert table["recall"] == pytest.approx([matrix[c][c] / sum(matrix[c]) for c in (0, 1)])
+    assert sum(curve["count"]) == len(known)
+    sure = np.mean([float(rows[i]["confidence"]) for i in known])
+    mean = sum(n * value for n, value in zip(curve["count"], curve["confidence"], strict=True)) / len(known)
+    assert mean == pytest.approx(sure, abs=1e-4)
+
+
+def test_what_deserves_a_look(run):
+    _, data, _, _, results = run
+    novel = [one["index"] for one in results["novel"]]
+    # The island, which no label reaches, and nothing else; held-out images are nobody's business.
+    assert set(novel) <= {i for i in range(40) if i % 3 == 2 and i not in (36, 37)}
+    assert len(novel) == 12
+    assert {one["note"] for one in results["novel"]} == {"no label reaches it"}
+    assert results["suspicious"] == []
+    asked = [one["index"] for one in results["to_label"]]
+    assert set(asked) <= set(data.split.unlabeled.tolist())
+    assert asked[0] % 3 == 2
+    assert all("speaks for about" in one["note"] for one in results["to_label"])
 
 
 def test_cross_validation_and_seconds(run):
