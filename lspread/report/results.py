@@ -157,6 +157,11 @@ class Results:
     versions: dict[str, str]
 
     @property
+    def is_trained(self) -> bool:
+        """Whether a network was trained on the labels, so that its embeddings know them."""
+        return "fit" in self.seconds
+
+    @property
     def noun(self) -> str:
         """What the items are called in a sentence."""
         return "images" if self.is_image else "items"
