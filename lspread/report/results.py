@@ -15,6 +15,7 @@ from .fields import Fields, clean_text
 __all__ = [
     "ClassScores",
     "Confusion",
+    "Duel",
     "EmbeddingMap",
     "GivenCheck",
     "Picture",
@@ -46,14 +47,30 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
+class Duel:
+    """A method against the best one on the same items: how many it alone got right, how many the best one alone.
+
+    `p` is the chance of a split at least as uneven between two equally good methods.
+    """
+
+    won: int
+    lost: int
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
 class GivenCheck:
-    """Accuracy of one method on given labels that were hidden from it in turn (cross-validation)."""
+    """Accuracy of one method on given labels that were hidden from it in turn (cross-validation).
+
+    `against_best` is None for the best method, and for all in folders of earlier versions.
+    """
 
     key: str
     method: str
     accuracy: float
     num_items: int
     interval: tuple[float, float] | None
+    against_best: Duel | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,16 +253,7 @@ def _results(top: Fields) -> Results:
         graph=_graph(top.child("graph")),
         seconds=_seconds(top.child("seconds")),
         scores=[_score(fields) for fields in top.children("scores")],
-        given_checks=[
-            GivenCheck(
-                key=fields.text("key", ""),
-                method=fields.text("method", None) or fields.text("key"),
-                accuracy=fields.number("accuracy", low=0, high=1),
-                num_items=fields.count("num_items", 0),
-                interval=_interval(fields),
-            )
-            for fields in top.children("cross_validation")
-        ],
+        given_checks=[_given_check(fields) for fields in top.children("cross_validation")],
         given_count=class_count("given"),
         predicted_count=class_count("predicted"),
         true_count=class_count("true"),
@@ -279,6 +287,20 @@ def _score(fields: Fields) -> Score:
         accuracy=fields.number("accuracy", low=0, high=1),
         num_items=fields.count("num_items"),
         interval=_interval(fields),
+    )
+
+
+def _given_check(fields: Fields) -> GivenCheck:
+    duel = fields.child("against_best")
+    return GivenCheck(
+        key=fields.text("key", ""),
+        method=fields.text("method", None) or fields.text("key"),
+        accuracy=fields.number("accuracy", low=0, high=1),
+        num_items=fields.count("num_items", 0),
+        interval=_interval(fields),
+        against_best=None
+        if duel is None
+        else Duel(won=duel.count("won"), lost=duel.count("lost"), p=duel.number("p", low=0, high=1)),
     )
 
 
