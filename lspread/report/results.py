@@ -25,6 +25,8 @@ __all__ = [
     "read_results",
 ]
 
+_NOUNS = {"image": "images", "text": "texts", "table": "rows"}
+
 
 @dataclass(frozen=True, eq=False)
 class Score:
@@ -75,7 +77,10 @@ class GivenCheck:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One item to show: its label, how sure the run is, the truth where known, its thumbnail's path, why it's shown."""
+    """One item to show: its label, how sure the run is, the truth where known, its thumbnail's path, why it's shown.
+
+    `text` is what there is to read of an item without a picture.
+    """
 
     item: str
     label: str
@@ -83,6 +88,7 @@ class Picture:
     true_label: str | None
     thumbnail: str | None
     note: str | None
+    text: str | None
 
     @property
     def is_right(self) -> bool | None:
@@ -154,6 +160,7 @@ class Results:
     num_test: int
     class_names: list[str]
     is_image: bool
+    noun: str
     graph: dict[str, Any]
     seconds: dict[str, float]
     scores: list[Score]
@@ -177,11 +184,6 @@ class Results:
     def is_trained(self) -> bool:
         """Whether a network was trained on the labels, so that its embeddings know them."""
         return "fit" in self.seconds
-
-    @property
-    def noun(self) -> str:
-        """What the items are called in a sentence."""
-        return "images" if self.is_image else "items"
 
 
 def read_results(run_dir: str | Path) -> Results:
@@ -234,6 +236,7 @@ def _results(top: Fields) -> Results:
     def class_count(name: str) -> list[int] | None:
         return None if counts is None else counts.counts(name, None, size=num_classes)
 
+    is_image = data.counts("image_shape", None) is not None
     num_labeled: int = data.count("num_labeled")
     num_unlabeled: int = data.count("num_unlabeled")
     return Results(
@@ -249,7 +252,8 @@ def _results(top: Fields) -> Results:
         num_val=data.count("num_val", 0),
         num_test=data.count("num_test", 0),
         class_names=names,
-        is_image=data.counts("image_shape", None) is not None,
+        is_image=is_image,
+        noun=_NOUNS.get(data.text("kind", "image" if is_image else None), "items"),
         graph=_graph(top.child("graph")),
         seconds=_seconds(top.child("seconds")),
         scores=[_score(fields) for fields in top.children("scores")],
@@ -312,6 +316,7 @@ def _picture(fields: Fields) -> Picture:
         true_label=fields.text("true_label", None),
         thumbnail=fields.text("thumbnail", None),
         note=fields.text("note", None),
+        text=fields.text("text", None),
     )
 
 

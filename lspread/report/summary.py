@@ -165,10 +165,11 @@ def _summarize_unknown(results: Results, labels: str) -> Summary:
     parts = [f"{_PHRASES.get(check.key, check.method)} {format_percent(check.accuracy)}" for check in checks]
     note = f"Each given label hidden in turn and predicted from the others: {', '.join(parts)} right."
     notes = [note]
-    if checks[0].key not in ("classifier", "graph") and any(check.key in ("classifier", "graph") for check in checks):
-        ours = max(check.accuracy for check in checks if check.key in ("classifier", "graph"))
-        if checks[0].accuracy > ours:
-            notes.append(f"By that measure {_PHRASES.get(checks[0].key, checks[0].method)} is better here.")
+    ours = next((check for check in checks if check.key in ("classifier", "graph")), None)
+    if ours is not None and checks[0].accuracy > ours.accuracy:
+        is_open = ours.against_best is not None and ours.against_best.p >= _NOISE
+        lead = "ahead, though by no more than chance explains" if is_open else "better here"
+        notes.append(f"By that measure {_phrase(checks[0])} is {lead}.")
     return Summary(text, tuple(notes), "unknown")
 
 

@@ -532,3 +532,16 @@ def test_what_training_would_have_done_is_said_of_trained_runs_only(run_dir: Pat
     page = read(run_dir)
     assert "the network has learned" not in page.text
     assert "Nothing was trained" in page.text
+
+
+def test_texts_are_shown_where_there_are_no_pictures(run_dir: Path) -> None:
+    results = load(run_dir)
+    results["data"] |= {"kind": "text", "image_shape": None}
+    for number, picture in enumerate(results["given"]):
+        picture |= {"thumbnail": None, "text": f"number {number} {HOSTILE}"}
+    save(run_dir, results)
+    page = read(run_dir)
+    assert "1,787 unlabeled texts" in page.text
+    assert "no picture" not in page.text
+    for number in range(len(results["given"])):
+        assert f"number {number} {HOSTILE}" in page.text

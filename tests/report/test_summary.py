@@ -111,6 +111,15 @@ def test_pairs_decide_although_the_intervals_overlap(tmp_path: Path) -> None:
     assert "intervals overlap" in recommended(tmp_path, {"graph": None, "knn": None})
 
 
+@pytest.mark.parametrize(("p", "said"), [(0.5, "ahead, though by no more than chance explains"), (0.01, "better here")])
+def test_a_lead_of_a_baseline_that_chance_explains_is_called_so(tmp_path: Path, p: float, said: str) -> None:
+    checks = [
+        {"key": "knn", "method": "k", "accuracy": 0.9, "against_best": None},
+        {"key": "graph", "method": "g", "accuracy": 0.8, "against_best": {"won": 1, "lost": 3, "p": p}},
+    ]
+    assert say(tmp_path, [], cross_validation=checks).notes[1].endswith(f"the k-nearest-neighbor vote is {said}.")
+
+
 def test_a_class_with_one_label_is_named(tmp_path: Path) -> None:
     data = {**DATA, "class_names": ["cat", "dog"]}
     said = recommended(tmp_path, {}, data=data, class_counts={"given": [1, 3]})
