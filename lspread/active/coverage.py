@@ -58,7 +58,8 @@ class Coverage:
             best = torch.maximum(best, speaks_for[:, top])
             is_free[top] = False
         score = torch.stack(gains)
-        reason = [f"speaks for about {value:.0f} items that no label speaks for yet" for value in score.tolist()]
+        count = [f"{value:.0f}" if value >= 9.5 else f"{value:.1f}" for value in score.tolist()]
+        reason = [f"speaks for about {value} items that no label speaks for yet" for value in count]
         return Suggestions(torch.stack(chosen), score, reason)
 
     def _speaks_for(self, pool: Pool, item: Tensor) -> Tensor:

@@ -128,10 +128,12 @@ class Auto:
     Args:
         num_labels_per_class: Up to so many labels per class on the average, or while a class has none, `Coverage`
             chooses, later `Margin`: strategies that look for doubt mislead while the answers are still poor.
+        num_candidates: Of `Coverage`.
         seed: Of `Coverage`.
     """
 
     num_labels_per_class: float = 5
+    num_candidates: int = 500
     seed: int = 0
 
     def __call__(self, pool: Pool, num_queries: int) -> Suggestions:
@@ -139,7 +141,7 @@ class Auto:
         given = pool.label[pool.label != UNLABELED]
         is_early = len(given) < self.num_labels_per_class * pool.num_classes
         if is_early or len(given.unique()) < pool.num_classes:  # sync: once per call
-            return Coverage(seed=self.seed)(pool, num_queries)
+            return Coverage(num_candidates=self.num_candidates, seed=self.seed)(pool, num_queries)
         return Margin()(pool, num_queries)
 
 

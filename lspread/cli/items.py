@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from lspread.graph import Graph
     from lspread.report import SheetPicture
 
-__all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture"]
+__all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture", "texts_of"]
+
+MOST_CELLS, MOST_LETTERS = 6, 300
+"""What is shown of a row, or of a text."""
 
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:
@@ -61,3 +64,34 @@ def sheet_picture(items: "EmbeddedItems", row: int, *lines: str) -> "SheetPictur
     name = items.items[row]
     path = Path(items.root) / name if items.kind == "image" else None
     return SheetPicture(path, (name, *lines))
+
+
+def texts_of(items: "EmbeddedItems") -> list[str] | None:
+    """Return what to read of each item: the start of its text, or the first cells of its row.
+
+    None for images, and where the file of the rows is gone or no longer holds these rows.
+    """
+    if items.kind == "image":
+        return None
+    from lspread.data.columns import read_columns
+    from lspread.errors import DataError
+
+    try:
+        cells = read_columns(items.root).cells
+    except DataError:
+        return None
+    counted = [str(row) for row in range(1, len(items.items) + 1)]
+    named = next((name for name, column in cells.items() if column == items.items), None)
+    if len(next(iter(cells.values()))) != len(counted) or (named is None and items.items != counted):
+        return None
+    if items.kind == "text":
+        found = cells.get(items.made_by.get("column", ""))
+    else:
+        shown = [name for name in cells if name not in (named, "label")][:MOST_CELLS]
+        found = [", ".join(f"{name} {cells[name][row]}" for name in shown) for row in range(len(counted))]
+    return None if found is None else [_shorten(text) for text in found]
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"

@@ -268,6 +268,7 @@ def _describe(
     import torch
     from torch.nn.functional import normalize
 
+    from lspread.cli.items import texts_of
     from lspread.graph import normalize_graph
     from lspread.lit.advice import advise
     from lspread.lit.outcome import draw_map
@@ -288,9 +289,11 @@ def _describe(
     z = normalize(items.embedding, dim=1) if is_cosine else items.embedding
     advice = advise(z, normalize_graph(model.graph_), label, names, num_shown=NUM_SHOWN, seed=options.seed)
 
+    texts = texts_of(items)
+
     def show(row: int, note: str | None = None) -> dict[str, Any]:
         shown = _picture(items, row, names[int(predicted[row])], float(confidence[row]), options.output)
-        return {**shown, "note": note}
+        return {**shown, "note": note, "text": None if texts is None else texts[row]}
 
     def count(rows: "Tensor") -> list[int]:
         return torch.bincount(predicted[rows], minlength=len(names)).tolist()
@@ -298,6 +301,7 @@ def _describe(
     return {
         "data": {
             "name": Path(items.root).name,
+            "kind": items.kind,
             "num_items": len(label),
             "num_classes": len(names),
             "class_names": names,

@@ -15,6 +15,10 @@ __all__ = ["advise", "heard_of_labels", "name_classes"]
 
 REMOTE = 3.0
 """How many times less than usual an item hears of labels before that is worth a look."""
+WORK = 2e7
+"""Most nodes times labels and candidates to solve for in passing; `lspread audit` and `suggest` know no limit."""
+CANDIDATES = (48, 500)
+"""Least and most candidates that `Coverage` looks at."""
 
 Advice = list[tuple[int, str]]
 """Rows, and a phrase for people about each."""
@@ -36,7 +40,7 @@ def advise(
     Returns:
         "novel": items without label that hear far less of any label than is usual, see `heard_of_labels`;
         "suspicious": given labels for which all others suggest another class, the most suspicious first; "to_label":
-        what `Auto` would ask for. Each may be empty.
+        what `Auto` would ask for. Each may be empty; the last two are left out where they would take long, see `WORK`.
     """
     found: dict[str, Advice] = {"novel": [], "suspicious": [], "to_label": []}
     is_given = label != UNLABELED
@@ -46,14 +50,18 @@ def advise(
         typical = float(heard.median())
         order = [i for i in heard.argsort(stable=True)[:num_shown].tolist() if float(heard[i]) < typical / REMOTE]
         found["novel"] = [(int(unlabeled[i]), _remoteness(float(heard[i]), typical)) for i in order]
-    if int(is_given.sum()) > 1:
+    fewest, most = CANDIDATES
+    affordable = int(WORK / graph.num_nodes) - int(is_given.sum())
+    if int(is_given.sum()) > 1 and affordable >= 0:
         audit = audit_labels(graph, label, len(class_names))
         likeliest = audit.probability.amax(1)
         for i in [i for i in audit.order.tolist() if audit.suggested[i] != audit.label[i]][:num_shown]:
             name = class_names[int(audit.suggested[i])]
             found["suspicious"].append((int(audit.index[i]), f"looks like {name}, {100 * float(likeliest[i]):.0f} %"))
-    if len(unlabeled):
-        asked = Auto(seed=seed)(make_pool(z, graph, label, len(class_names)), num_shown)
+    if len(unlabeled) and affordable >= fewest:
+        asked = Auto(num_candidates=min(affordable, most), seed=seed)(
+            make_pool(z, graph, label, len(class_names)), num_shown
+        )
         found["to_label"] = [
             (row, name_classes(reason, class_names))
             for row, reason in zip(asked.index.tolist(), asked.reason, strict=True)

@@ -175,6 +175,7 @@ class RunFolder(Callback):
             "seed": self.seed,
             "data": {
                 "name": data.name,
+                "kind": data.kind,
                 "num_items": len(data.items),
                 "num_classes": data.num_classes,
                 "class_names": list(data.class_names),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from .metrics import Curve, Metrics
 from .results import Confusion, EmbeddingMap, Reliability, Score
@@ -220,6 +220,9 @@ def figure_curves(curves: list[Curve], metrics: Metrics, name: str) -> tuple[Mar
             axes.set_ylim(min(0.0, float(values.min())), 1.02)
         elif values.min() > 0 and values.max() > 100 * values.min():
             axes.set_yscale("log")
+            # Its own formatter writes formulas, and the page shows text as it is.
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         elif values.min() >= 0:
             axes.set_ylim(0, float(values.max()) * 1.06 or 1.0)
         axes.set_xlabel(metrics.axis, color=MUTED)

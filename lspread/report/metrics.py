@@ -128,7 +128,7 @@ def _curve(name: str, points: list[tuple[float, float]]) -> Curve:
 
 def _is_fraction(curve: Curve) -> bool:
     name = curve.name.lower()
-    if name.startswith(("lr", "learning_rate")) or any(
+    if name.startswith(("lr", "learning_rate", "num_")) or any(
         word in name for word in ("second", "time", "residual", "bound")
     ):
         return False

@@ -284,6 +284,7 @@ def _galleries(folder: Path, results: Results) -> dict[str, dict[str, Any]]:
             "thumbs": thumbs,
             "num_right": sum(known),
             "num_known": 0 if name in _GIVEN else len(known),
+            "is_text": not any(thumb.uri for thumb in thumbs) and any(picture.text for picture in pictures),
             "num_missing": sum(thumb.uri is None and thumb.picture.thumbnail is not None for thumb in thumbs),
             "num_left_out": len(pictures) - len(thumbs),
         }

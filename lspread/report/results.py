@@ -15,6 +15,7 @@ from .fields import Fields, clean_text
 __all__ = [
     "ClassScores",
     "Confusion",
+    "Duel",
     "EmbeddingMap",
     "GivenCheck",
     "Picture",
@@ -23,6 +24,8 @@ __all__ = [
     "Score",
     "read_results",
 ]
+
+_NOUNS = {"image": "images", "text": "texts", "table": "rows"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +49,38 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
+class Duel:
+    """A method against the best one on the same items: how many it alone got right, how many the best one alone.
+
+    `p` is the chance of a split at least as uneven between two equally good methods.
+    """
+
+    won: int
+    lost: int
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
 class GivenCheck:
-    """Accuracy of one method on given labels that were hidden from it in turn (cross-validation)."""
+    """Accuracy of one method on given labels that were hidden from it in turn (cross-validation).
+
+    `against_best` is None for the best method, and for all in folders of earlier versions.
+    """
 
     key: str
     method: str
     accuracy: float
     num_items: int
     interval: tuple[float, float] | None
+    against_best: Duel | None
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One item to show: its label, how sure the run is, the truth where known, its thumbnail's path, why it's shown."""
+    """One item to show: its label, how sure the run is, the truth where known, its thumbnail's path, why it's shown.
+
+    `text` is what there is to read of an item without a picture.
+    """
 
     item: str
     label: str
@@ -66,6 +88,7 @@ class Picture:
     true_label: str | None
     thumbnail: str | None
     note: str | None
+    text: str | None
 
     @property
     def is_right(self) -> bool | None:
@@ -137,6 +160,7 @@ class Results:
     num_test: int
     class_names: list[str]
     is_image: bool
+    noun: str
     graph: dict[str, Any]
     seconds: dict[str, float]
     scores: list[Score]
@@ -157,9 +181,9 @@ class Results:
     versions: dict[str, str]
 
     @property
-    def noun(self) -> str:
-        """What the items are called in a sentence."""
-        return "images" if self.is_image else "items"
+    def is_trained(self) -> bool:
+        """Whether a network was trained on the labels, so that its embeddings know them."""
+        return "fit" in self.seconds
 
 
 def read_results(run_dir: str | Path) -> Results:
@@ -212,6 +236,7 @@ def _results(top: Fields) -> Results:
     def class_count(name: str) -> list[int] | None:
         return None if counts is None else counts.counts(name, None, size=num_classes)
 
+    is_image = data.counts("image_shape", None) is not None
     num_labeled: int = data.count("num_labeled")
     num_unlabeled: int = data.count("num_unlabeled")
     return Results(
@@ -227,20 +252,12 @@ def _results(top: Fields) -> Results:
         num_val=data.count("num_val", 0),
         num_test=data.count("num_test", 0),
         class_names=names,
-        is_image=data.counts("image_shape", None) is not None,
+        is_image=is_image,
+        noun=_NOUNS.get(data.text("kind", "image" if is_image else None), "items"),
         graph=_graph(top.child("graph")),
         seconds=_seconds(top.child("seconds")),
         scores=[_score(fields) for fields in top.children("scores")],
-        given_checks=[
-            GivenCheck(
-                key=fields.text("key", ""),
-                method=fields.text("method", None) or fields.text("key"),
-                accuracy=fields.number("accuracy", low=0, high=1),
-                num_items=fields.count("num_items", 0),
-                interval=_interval(fields),
-            )
-            for fields in top.children("cross_validation")
-        ],
+        given_checks=[_given_check(fields) for fields in top.children("cross_validation")],
         given_count=class_count("given"),
         predicted_count=class_count("predicted"),
         true_count=class_count("true"),
@@ -277,6 +294,20 @@ def _score(fields: Fields) -> Score:
     )
 
 
+def _given_check(fields: Fields) -> GivenCheck:
+    duel = fields.child("against_best")
+    return GivenCheck(
+        key=fields.text("key", ""),
+        method=fields.text("method", None) or fields.text("key"),
+        accuracy=fields.number("accuracy", low=0, high=1),
+        num_items=fields.count("num_items", 0),
+        interval=_interval(fields),
+        against_best=None
+        if duel is None
+        else Duel(won=duel.count("won"), lost=duel.count("lost"), p=duel.number("p", low=0, high=1)),
+    )
+
+
 def _picture(fields: Fields) -> Picture:
     return Picture(
         item=fields.text("item", None) or fields.text("index", "?"),
@@ -285,6 +316,7 @@ def _picture(fields: Fields) -> Picture:
         true_label=fields.text("true_label", None),
         thumbnail=fields.text("thumbnail", None),
         note=fields.text("note", None),
+        text=fields.text("text", None),
     )
 
 

@@ -12,6 +12,8 @@ _PHRASES = {
     "knn": "the k-nearest-neighbor vote",
     "logistic_regression": "logistic regression on the same embeddings",
 }
+_NOISE = 0.05
+"""From this chance on, a lead may be nothing but chance."""
 _SETS = {"unlabeled": "unlabeled", "val": "validation", "test": "test"}
 
 
@@ -111,15 +113,39 @@ def recommend(results: Results) -> str:
         why = f"of the {checks[0].num_items:,} given labels, each hidden in turn and predicted from the others"
     else:
         return (
-            "Nothing tells yet which method is best here: with two labels of every class or more, each could be hidden "
-            "in turn to see who finds it again."
+            "Nothing tells yet which method is best here: with two labels of every class or more"
+            f"{_singles(results)}, each could be hidden in turn to see who finds it again."
         )
     best, *others = ranked
     rest = ", ".join(f"{_phrase(one)} {format_percent(one.accuracy)}" for one in others)
     text = f"Go by {_phrase(best)}: it is right most often {why} ({format_percent(best.accuracy)}; {rest})"
     if best.accuracy == others[0].accuracy:
         text = f"Go by {_phrase(best)}: nothing is right more often {why} ({format_percent(best.accuracy)}; {rest})"
-    return f"{text}{_chance(best, others[0])}."
+    return f"{text}{_duel(best, others)}."
+
+
+def _singles(results: Results) -> str:
+    """Name the classes of which nothing can be hidden, where they are few."""
+    counts = results.given_count or []
+    single = [f"'{name}'" for name, count in zip(results.class_names, counts, strict=False) if count == 1]
+    return f" ({', '.join(single)} {'has' if len(single) == 1 else 'have'} one)" if 1 <= len(single) <= 3 else ""
+
+
+def _duel(best: Score | GivenCheck, others: list[Score | GivenCheck]) -> str:
+    """Return how sure the choice is; on the same hidden labels, pairs say more than two intervals that overlap."""
+    duels = [(one, one.against_best) for one in others if isinstance(one, GivenCheck) and one.against_best is not None]
+    if len(duels) < len(others):
+        return _chance(best, others[0])
+    rivals = [_phrase(one) for one, duel in duels if duel.p >= _NOISE]
+    if rivals:
+        names = " and ".join([", ".join(rivals[:-1]), rivals[-1]] if len(rivals) > 1 else rivals)
+        return f", but the difference to {names} is within noise"
+    one, duel = duels[0]
+    chance = "under 0.001" if duel.p < 0.001 else f"{duel.p:.2g}"
+    return (
+        f", and by more than chance explains: beside {_phrase(one)}, it alone was right about {duel.lost:,} labels "
+        f"and it alone wrong about {duel.won:,} (sign test, p = {chance})"
+    )
 
 
 def _by_accuracy(one: Score | GivenCheck) -> tuple[float, bool]:
@@ -139,10 +165,11 @@ def _summarize_unknown(results: Results, labels: str) -> Summary:
     parts = [f"{_PHRASES.get(check.key, check.method)} {format_percent(check.accuracy)}" for check in checks]
     note = f"Each given label hidden in turn and predicted from the others: {', '.join(parts)} right."
     notes = [note]
-    if checks[0].key not in ("classifier", "graph") and any(check.key in ("classifier", "graph") for check in checks):
-        ours = max(check.accuracy for check in checks if check.key in ("classifier", "graph"))
-        if checks[0].accuracy > ours:
-            notes.append(f"By that measure {_PHRASES.get(checks[0].key, checks[0].method)} is better here.")
+    ours = next((check for check in checks if check.key in ("classifier", "graph")), None)
+    if ours is not None and checks[0].accuracy > ours.accuracy:
+        is_open = ours.against_best is not None and ours.against_best.p >= _NOISE
+        lead = "ahead, though by no more than chance explains" if is_open else "better here"
+        notes.append(f"By that measure {_phrase(checks[0])} is {lead}.")
     return Summary(text, tuple(notes), "unknown")
 
 

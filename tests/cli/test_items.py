@@ -296,6 +296,9 @@ def test_texts(tmp_path, capsys, model):
     found = read(tmp_path / "out" / "predictions.csv")
     right = [row["label"] == TEXTS[number][1] for number, row in enumerate(found)]
     assert np.mean(right) >= 0.9
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "16 unlabeled texts got a label" in page
+    assert f'<span class="text">{TEXTS[0][0]}</span>' in page
     call(capsys, "suggest", tmp_path / "z.safetensors", "--labels", labels, "-n", 3, "-o", tmp_path / "next")
     assert len(read(tmp_path / "next" / "suggestions.csv")) == 3
     call(capsys, "audit", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "audit")
@@ -315,6 +318,13 @@ def test_a_table_of_measurements(tmp_path, capsys):
     call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out", "--prior=none")
     found = read(tmp_path / "out" / "predictions.csv")
     assert np.mean([row["label"] == kind for row, kind in zip(found, kinds, strict=True)]) > 0.88
+    shown = json.loads((tmp_path / "out" / "results.json").read_text())["given"][0]
+    cells = [f"{name} {value}" for name, value in zip(names[:6], data.data[shown["index"]], strict=False)]
+    assert shown["text"] == ", ".join(cells)  # and not the column of labels
+    # A file that no longer holds these rows is not read: its rows would stand beside other items' labels.
+    write(source, ["item", *names, "label"], rows[1:])
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "results.json").read_text())["given"][0]["text"] is None
 
 
 @pytest.mark.parametrize(

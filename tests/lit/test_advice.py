@@ -88,5 +88,17 @@ def test_few_labels_and_no_unlabeled_items(num_labels):
     assert num_labels != 12 or (found["novel"], found["to_label"]) == ([], [])
 
 
+def test_what_would_take_long_is_left_out(monkeypatch):
+    z, _ = islands()
+    label = torch.full((len(z),), UNLABELED)
+    label[:4], label[30:34] = 0, 1
+    whole = advise(z, graph_of(z), label, NAMES)
+    assert whole["to_label"]
+    monkeypatch.setattr("lspread.lit.advice.WORK", len(z) * 40)  # enough for the audit, but not for 48 candidates more
+    assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": []}
+    monkeypatch.setattr("lspread.lit.advice.WORK", len(z) * 7)
+    assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": [], "suspicious": []}
+
+
 def test_reasons_name_classes():
     assert name_classes("class 1 or class 2, class 10", [*NAMES, *"abcdefgh"]) == "'dog' or 'owl', 'h'"

@@ -50,7 +50,23 @@ def test_cross_validation_hides_each_given_label_once():
     assert torch.equal(torch.cat(asked).sort().values, torch.arange(12))
     assert len(asked) == 4  # four labels in the smallest class
     row = {"key": "knn", "method": "kNN vote on the same embeddings", "accuracy": 0.5, "num_items": 12}
-    assert rows == [{**row, "ci95": list(wilson_interval(6, 12))}]
+    assert rows == [{**row, "ci95": list(wilson_interval(6, 12)), "against_best": None}]
+
+
+def test_methods_are_compared_with_the_best_on_the_same_hidden_labels():
+    given = torch.arange(40) % 2
+    wrong = {"graph": [0, 1], "knn": [1, *range(10, 22)], "logistic_regression": [2, 3]}
+
+    def method(key):
+        return lambda visible, index: torch.where(torch.isin(index, torch.tensor(wrong[key])), 99, given[index])
+
+    rows = {row["key"]: row for row in cross_validate({key: method(key) for key in wrong}, given)}
+    assert rows["graph"]["against_best"] is None  # of two that are equally right the first is the best
+    knn = rows["knn"]["against_best"]
+    assert (knn["won"], knn["lost"]) == (1, 12)
+    # Both tails of thirteen fair coins: 2 (1 + 13) / 2^13.
+    assert knn["p"] == pytest.approx(28 / 2**13)
+    assert rows["logistic_regression"]["against_best"] == {"won": 2, "lost": 2, "p": 1.0}
 
 
 def test_cross_validation_is_left_out_where_a_class_has_one_label():

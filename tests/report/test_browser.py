@@ -66,8 +66,20 @@ def small_run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def text_run(tmp_path: Path) -> Path:
+    """Texts in place of pictures, one of them a single long word."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = ["the striker missed the goal in the match " * 5, "w" * 200]
+    told = [{"item": f"t{i}", "label": "sport", "text": text, "note": "rather food"} for i, text in enumerate(texts)]
+    data = {"kind": "text", "num_classes": 2, "num_labeled": 4, "num_unlabeled": 16}
+    (folder / "results.json").write_text(json.dumps({"data": data, "given": told, "to_label": told * 8}))
+    return folder
+
+
 @pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
-@pytest.mark.parametrize("which", ["run_dir", "small_run"])
+@pytest.mark.parametrize("which", ["run_dir", "small_run", "text_run"])
 def test_the_page_is_drawn_without_errors_requests_or_sideways_scrolling(
     which: str, width: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

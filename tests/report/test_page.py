@@ -508,3 +508,40 @@ def test_other_files_that_cannot_be_read_are_named(run_dir: Path) -> None:
         (run_dir / "versions.json").write_text(content)
         with pytest.raises(DataError, match=r"versions\.json"):
             write_report(run_dir)
+
+
+def test_losses_over_many_magnitudes_have_numbers_at_their_axis(run_dir: Path) -> None:
+    (run_dir / "metrics.csv").write_text("epoch,step,loss,num_unreached\n0,1,10,0\n1,2,0.1,0\n2,3,0.001,0\n")
+    html = write_report(run_dir).read_text()
+    assert "mathdefault" not in html
+    for tick in ("0.01", "0.1", "1", "10"):
+        assert f">{tick}</text>" in html
+    assert row(Reader(html), "num_unreached") == [
+        ["num_unreached", "0", "3"]
+    ]  # a count is no fraction, even a small one
+
+
+def test_what_training_would_have_done_is_said_of_trained_runs_only(run_dir: Path) -> None:
+    results = load(run_dir)
+    results["cross_validation"] = [{"key": "graph", "method": "graph", "accuracy": 0.5, "num_items": 10}]
+    (run_dir / "metrics.csv").unlink()
+    save(run_dir, results)
+    assert "the network has learned from their labels" in read(run_dir).text
+    results["seconds"] = {"spread": 1.0}
+    save(run_dir, results)
+    page = read(run_dir)
+    assert "the network has learned" not in page.text
+    assert "Nothing was trained" in page.text
+
+
+def test_texts_are_shown_where_there_are_no_pictures(run_dir: Path) -> None:
+    results = load(run_dir)
+    results["data"] |= {"kind": "text", "image_shape": None}
+    for number, picture in enumerate(results["given"]):
+        picture |= {"thumbnail": None, "text": f"number {number} {HOSTILE}"}
+    save(run_dir, results)
+    page = read(run_dir)
+    assert "1,787 unlabeled texts" in page.text
+    assert "no picture" not in page.text
+    for number in range(len(results["given"])):
+        assert f"number {number} {HOSTILE}" in page.text

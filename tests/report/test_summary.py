@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lspread.report import Summary, read_results, summarize
+from lspread.report.summary import recommend
 
 DATA = {"num_classes": 2, "num_labeled": 4, "num_unlabeled": 96, "num_test": 1500, "image_shape": [1, 28, 28]}
 
@@ -81,3 +82,45 @@ def test_no_truth(tmp_path: Path) -> None:
         "Each given label hidden in turn and predicted from the others: "
         "label spreading on the graph 75.0 %, x 50.0 % right.",
     )
+
+
+def recommended(folder: Path, duels: dict, **parts) -> str:
+    accuracy = {"graph": 0.9, "knn": 0.7, "logistic_regression": 0.6}
+    rows = [
+        {"key": key, "method": key, "accuracy": accuracy[key], "num_items": 40, "ci95": [0.4, 1], "against_best": duel}
+        for key, duel in duels.items()
+    ]
+    content = {"data": DATA, "scores": [], "cross_validation": rows} | parts
+    (folder / "results.json").write_text(json.dumps(content))
+    return recommend(read_results(folder))
+
+
+def test_pairs_decide_although_the_intervals_overlap(tmp_path: Path) -> None:
+    clear, open_ = {"won": 1, "lost": 9, "p": 0.0216}, {"won": 4, "lost": 12, "p": 0.0768}
+    said = recommended(tmp_path, {"graph": None, "knn": clear, "logistic_regression": {**clear, "p": 1e-6}})
+    assert said.startswith("Go by label spreading on the graph: it is right most often of the 40 given labels")
+    assert said.endswith(
+        "by more than chance explains: beside the k-nearest-neighbor vote, it alone was right about 9 labels and it "
+        "alone wrong about 1 (sign test, p = 0.022)."
+    )
+    said = recommended(tmp_path, {"graph": None, "knn": clear, "logistic_regression": open_})
+    assert said.endswith("but the difference to logistic regression on the same embeddings is within noise.")
+    said = recommended(tmp_path, {"graph": None, "knn": open_, "logistic_regression": open_})
+    assert "the k-nearest-neighbor vote and logistic regression on the same embeddings is within noise" in said
+    # Folders of earlier versions have intervals at most.
+    assert "intervals overlap" in recommended(tmp_path, {"graph": None, "knn": None})
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.5, "ahead, though by no more than chance explains"), (0.01, "better here")])
+def test_a_lead_of_a_baseline_that_chance_explains_is_called_so(tmp_path: Path, p: float, said: str) -> None:
+    checks = [
+        {"key": "knn", "method": "k", "accuracy": 0.9, "against_best": None},
+        {"key": "graph", "method": "g", "accuracy": 0.8, "against_best": {"won": 1, "lost": 3, "p": p}},
+    ]
+    assert say(tmp_path, [], cross_validation=checks).notes[1].endswith(f"the k-nearest-neighbor vote is {said}.")
+
+
+def test_a_class_with_one_label_is_named(tmp_path: Path) -> None:
+    data = {**DATA, "class_names": ["cat", "dog"]}
+    said = recommended(tmp_path, {}, data=data, class_counts={"given": [1, 3]})
+    assert "two labels of every class or more ('cat' has one)" in said
