@@ -383,8 +383,6 @@ def write_benchmark(name, folder, monkeypatch):
 def test_every_benchmark_builds_and_takes_a_step(name, tmp_path, config_path, monkeypatch):
     arguments = ["fit", "--config", config_path(name), "--run_dir", str(tmp_path / "run"), "--trainer.accelerator=cpu"]
     arguments += ["--trainer.limit_train_batches=1", "--model.warmup_epochs=1", "--trainer.max_epochs=2"]
-    # One step from random weights tells nothing about bfloat16, which tests/lit/test_precision.py looks at.
-    arguments += ["--trainer.precision=32-true"]
     arguments += ["--data.batch_size=16", "--data.labeled_batch_size=8", *write_benchmark(name, tmp_path, monkeypatch)]
     assert main(arguments) == 0
     results = read_results(tmp_path / "run")
