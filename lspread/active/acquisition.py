@@ -1,6 +1,7 @@
 """What to label next: the protocol that strategies follow, and what they look at and answer."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,14 @@ class Suggestions:
     index: Tensor
     score: Tensor
     reason: list[str]
+
+    def name_classes(self, class_names: Sequence[str]) -> list[str]:
+        """Return the reasons with the names of classes, which people know, in place of their numbers."""
+
+        def name(found: re.Match[str]) -> str:
+            return f"'{class_names[int(found[1])]}'"
+
+        return [re.sub(r"\bclass (\d+)\b", name, reason) for reason in self.reason]
 
 
 class Acquisition(Protocol):

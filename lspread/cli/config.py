@@ -2,14 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lspread.errors import ConfigError
 
-if TYPE_CHECKING:
-    from lspread.data.decoding import Window
-
-__all__ = ["bundled_config", "bundled_configs", "run", "run_window"]
+__all__ = ["bundled_config", "bundled_configs", "run"]
 
 
 def bundled_configs() -> dict[str, Path]:
@@ -37,24 +33,6 @@ def bundled_config(name: str) -> Path:
     if stem not in known:
         raise ConfigError(f"No settings file {name!r} comes with lspread; there are: {', '.join(known) or 'none'}.")
     return known[stem]
-
-
-def run_window(folder: Path) -> "Window":
-    """Return what was black and white in images of more than 8 bits when a run was trained; "full" where it says none.
-
-    Raises:
-        ConfigError: The run's settings name something else.
-    """
-    import yaml
-
-    from lspread.data.decoding import check_window
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return "full"
-    data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
-    window = (data.get("init_args") or {}).get("window", "full")
-    return check_window(tuple(window) if isinstance(window, list) else window)
 
 
 def run(command: str, argv: list[str]) -> int:

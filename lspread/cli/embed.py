@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lspread.cli.config import run_window
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -87,8 +86,9 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
     from lspread.data import EmbeddedItems, FolderImages
     from lspread.data.image_folder import IMAGE_SUFFIXES, find_images
 
-    network, preprocess, size, channels, features = _network(options)
-    window = _window(options)
+    network, preprocess, size, channels, features, window = _network(options)
+    if options.window is not None:
+        window = _window(options.window)
     names = find_images(options.source)
     if not names:
         raise DataError(
@@ -137,8 +137,8 @@ def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batc
     return embed(network, list(batches), device=device, preprocess=preprocess).cpu()
 
 
-def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
-    """Return the network or None, how to prepare its images, their size and channels, and what it is called."""
+def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Window]":
+    """Return the network or None, how to prepare its images, their size, channels and window, and what it is called."""
     if options.run is not None:
         from lspread.lit.saved_model import load_classifier
 
@@ -146,10 +146,10 @@ def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
         shape = saved.image_shape
         mean, std = saved.mean, saved.std
         size, channels = options.image_size or shape[1], options.channels or shape[0]
-        return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}"
+        return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}", saved.window
     size, channels = options.image_size or 32, options.channels or 3
     if options.backbone == "pixels":
-        return None, None, size, channels, f"pixels of {size} x {size}"
+        return None, None, size, channels, f"pixels of {size} x {size}", "full"
     if options.weights is None:
         raise ConfigError(
             f"--backbone {options.backbone} needs --weights FILE: weights are never downloaded, and a network without "
@@ -165,13 +165,10 @@ def _network(options: argparse.Namespace) -> tuple[Any, Any, int, int, str]:
     if channels == 1:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
     prepare = _Normalize(mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))
-    return network, prepare, size, channels, f"{options.backbone}, {options.weights.name}, {size} x {size}"
+    return network, prepare, size, channels, f"{options.backbone}, {options.weights.name}, {size} x {size}", "full"
 
 
-def _window(options: argparse.Namespace) -> "Window":
-    words: list[str] | None = options.window
-    if words is None:
-        return "full" if options.run is None else run_window(options.run)
+def _window(words: list[str]) -> "Window":
     from lspread.data.decoding import check_window
 
     if len(words) == 1:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lspread.cli.config import run_window
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _ask(model: "SavedClassifier", graph: "GraphHead | None", options: argparse.
         )
     root, names = _find(options.source)
     paths = [root / name for name in names]
-    images = FolderImages(paths, height, channels, window=run_window(options.run))
+    images = FolderImages(paths, height, channels, window=model.window)
     device = pick_device(options.device)
     model.to(device)
     if graph is not None:

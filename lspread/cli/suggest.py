@@ -52,7 +52,6 @@ examples:
     from lspread.active import make_pool
     from lspread.data import EmbeddedItems
     from lspread.graph import normalize_graph
-    from lspread.lit.advice import name_classes
     from lspread.report import draw_contact_sheet
     from lspread.typing import UNLABELED
 
@@ -63,8 +62,7 @@ examples:
     pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), alpha=options.alpha)
     found = _strategies(options.seed)[options.strategy](pool, options.num)
     rows = found.index.tolist()
-    # Reasons speak of classes by number; people know their names.
-    reasons = [name_classes(reason, names) for reason in found.reason]
+    reasons = found.name_classes(names)
     table = options.output / "suggestions.csv"
     column = "file" if items.kind == "image" else "item"
     lines = [

@@ -12,7 +12,7 @@ from lspread.data.features import table_features, text_features
 from lspread.errors import DataError
 from lspread.typing import ItemKind
 
-__all__ = ["Columns", "RowFeatures", "read_columns"]
+__all__ = ["Columns", "RowFeatures", "read_columns", "read_separated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,18 +127,9 @@ def read_columns(path: str | Path) -> Columns:
             of one name.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(
-            f"There is no file {path}. It needs a first line that names the columns, and rows below."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    header_line = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header_line.count))
+    missing = f"There is no file {path}. It needs a first line that names the columns, and rows below."
+    text, separator = read_separated(path, missing)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header = [cell.strip() for cell in next(reader, [])]
     rows, line = [], []
     for row in reader:
@@ -153,3 +144,24 @@ def read_columns(path: str | Path) -> Columns:
     if len(set(header)) < len(header):
         raise DataError(f"{path} has two columns of one name: {', '.join(header)}.")
     return Columns(path, {name: [row[place] for row in rows] for place, name in enumerate(header)}, line)
+
+
+def read_separated(path: Path, missing: str) -> tuple[str, str]:
+    """Return the text of a CSV file, and what separates its cells: a comma, a semicolon or a tab.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark.
+        missing: What to say where there is no such file.
+
+    Raises:
+        DataError: The file is missing, not UTF-8, or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(missing) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    return text, max(",;\t", key=text.split("\n", 1)[0].count)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lspread.data.columns import read_separated
 from lspread.errors import DataError
 from lspread.typing import UNLABELED
 
@@ -109,18 +110,8 @@ def read_labels_csv(path: str | Path, root: str | Path, *, besides: Sequence[str
             many cells, a path leaves the folder, or a file occurs twice.
     """
     path, root = Path(path), Path(root)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(
-            f"There is no label file {path}. It needs a first line `file,label` and a row per image."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Save it as CSV in UTF-8.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    header_line = text.split("\n", 1)[0]
-    separator = max(",;\t", key=header_line.count)
+    missing = f"There is no label file {path}. It needs a first line `file,label` and a row per image."
+    text, separator = read_separated(path, missing)
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     header = ["file" if cell.strip() == "item" else cell.strip() for cell in next(reader, [])]
     if sorted(name for name in header if name not in besides) != sorted(_COLUMNS):

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from lspread.data.decoding import Window
 from lspread.data.evaluation import Evaluator
 from lspread.data.groups import check_groups, hide_relatives
 from lspread.data.images import ImageRows, Images
@@ -54,6 +55,7 @@ class FewLabelData(LightningDataModule):
 
     Attributes:
         kind: "image", "text" or "table": what reports call an item.
+        window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
 
     Args:
         name: Short name of the dataset.
@@ -75,6 +77,7 @@ class FewLabelData(LightningDataModule):
     """
 
     kind: ItemKind = "image"
+    window: Window = "full"
 
     def __init__(
         self,

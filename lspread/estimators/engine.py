@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch.nn.functional import normalize
 
 from lspread.active import audit_labels
 from lspread.errors import ConfigError, DataError
-from lspread.estimators.reading import densify, merge_rows, read_graph, read_labels
+from lspread.estimators.reading import densify, drop_nodes, merge_rows, read_graph, read_labels
 from lspread.graph import Gaussian, Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph
 from lspread.labels import (
     ClassPrior,
@@ -192,7 +191,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         if not (label[is_kept] != UNLABELED).any():
             raise DataError("every labeled row has sample_weight 0; there is no label left to spread.")
         if self.kernel == "precomputed":
-            self._given_graph = _without(self._given_graph, is_kept)
+            self._given_graph = drop_nodes(self._given_graph, is_kept)
             return np.where(is_kept, np.arange(n), -1), label
         dense = densify(X)
         kept = np.flatnonzero(is_kept)
@@ -393,12 +392,3 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
     def _say(self, what: str, start: float) -> None:
         if self.verbose:
             print(f"{type(self).__name__}: {what} ({time.perf_counter() - start:.2f} s)", flush=True)
-
-
-def _without(graph: Graph, is_kept: NDArray[np.bool_]) -> Graph:
-    """Return the graph without edges of nodes that are left out; nodes keep their numbers."""
-    kept = torch.from_numpy(is_kept).to(graph.device)
-    if bool(kept.all()):
-        return graph
-    stays = kept[graph.edge_index].all(0)
-    return replace(graph, edge_index=graph.edge_index[:, stays], edge_weight=graph.edge_weight[stays])

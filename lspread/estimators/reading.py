@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
+import torch
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
@@ -18,7 +20,7 @@ from lspread.typing import UNLABELED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["densify", "merge_rows", "read_graph", "read_labels"]
+__all__ = ["densify", "drop_nodes", "merge_rows", "read_graph", "read_labels"]
 
 MOST_DENSE = 1 << 29
 """Numbers that a sparse X may have when it is made dense: 2 GiB in float32."""
@@ -120,3 +122,12 @@ def read_graph(X: Any) -> Graph:
             "nearest neighbors."
         )
     return graph
+
+
+def drop_nodes(graph: Graph, is_kept: NDArray[np.bool_]) -> Graph:
+    """Return the graph without edges of nodes that are left out; nodes keep their numbers."""
+    kept = torch.from_numpy(is_kept).to(graph.device)
+    if bool(kept.all()):
+        return graph
+    stays = kept[graph.edge_index].all(0)
+    return replace(graph, edge_index=graph.edge_index[:, stays], edge_weight=graph.edge_weight[stays])

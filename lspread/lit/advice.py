@@ -1,6 +1,5 @@
 """Which items a person should look at: those far from all labels, labels that look wrong, and what to label next."""
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from lspread.graph import Graph
 from lspread.labels import spread_labels
 from lspread.typing import UNLABELED
 
-__all__ = ["advise", "heard_of_labels", "name_classes"]
+__all__ = ["advise", "heard_of_labels"]
 
 REMOTE = 3.0
 """How many times less than usual an item hears of labels before that is worth a look."""
@@ -62,10 +61,7 @@ def advise(
         asked = Auto(num_candidates=min(affordable, most), seed=seed)(
             make_pool(z, graph, label, len(class_names)), num_shown
         )
-        found["to_label"] = [
-            (row, name_classes(reason, class_names))
-            for row, reason in zip(asked.index.tolist(), asked.reason, strict=True)
-        ]
+        found["to_label"] = list(zip(asked.index.tolist(), asked.name_classes(class_names), strict=True))
     return found
 
 
@@ -86,11 +82,6 @@ def heard_of_labels(graph: Graph, is_given: Tensor, *, alpha: float = 0.99) -> T
     sent = torch.stack([is_given.to(graph.edge_weight.dtype), torch.ones_like(is_given, dtype=graph.edge_weight.dtype)])
     heard = spread_labels(graph, sent.T, alpha=alpha, on_failure="warn").value.clamp(min=0)
     return (heard[:, 0] / heard[:, 1].clamp(min=torch.finfo(heard.dtype).tiny)).clamp(max=1)
-
-
-def name_classes(reason: str, class_names: Sequence[str]) -> str:
-    """Return a reason that speaks of classes by number with their names: people know those."""
-    return re.sub(r"\bclass (\d+)\b", lambda found: f"'{class_names[int(found[1])]}'", reason)
 
 
 def _remoteness(heard: float, typical: float) -> str:

@@ -136,6 +136,7 @@ class RunFolder(Callback):
             std=std,
             class_names=data.class_names,
             image_shape=data.image_shape,
+            window=data.window,
             backbone_spec=self.backbone_spec,
         )
         num_kept = self._save_graph_head(outcome, data, refresh)

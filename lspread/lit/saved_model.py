@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lspread.data.decoding import Window, check_window
 from lspread.errors import ConfigError, DataError
 
 __all__ = ["MODEL_FILE", "SPEC_FILE", "SavedClassifier", "load_classifier", "save_classifier"]
@@ -28,6 +29,7 @@ class SavedClassifier(nn.Module):
         std: Standard deviation of each channel in [0, 1] units.
         class_names: Names of the c classes.
         image_shape: (ch, h, w) of the images that it was trained on.
+        window: Which values of files with more than 8 bits were 0 and 1, as in `decode_image`.
     """
 
     mean: Tensor
@@ -41,12 +43,14 @@ class SavedClassifier(nn.Module):
         std: Sequence[float],
         class_names: Sequence[str] = (),
         image_shape: Sequence[int] = (),
+        window: Window = "full",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.class_names = list(class_names)
         self.image_shape = tuple(image_shape)
+        self.window = window
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
@@ -72,6 +76,7 @@ def save_classifier(
     std: Sequence[float],
     class_names: Sequence[str],
     image_shape: Sequence[int],
+    window: Window = "full",
     backbone_spec: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Write `model.safetensors` and `model.json`.
@@ -84,6 +89,7 @@ def save_classifier(
         std: Standard deviation of each channel in [0, 1] units.
         class_names: Names of the classes, in order.
         image_shape: (ch, h, w) of the images that it was trained on.
+        window: Which values of files with more than 8 bits were 0 and 1, as in `decode_image`.
         backbone_spec: `{"class_path": ..., "init_args": {...}}` as in a config. Without it, `load_classifier` needs
             a backbone to load the weights into.
 
@@ -107,6 +113,7 @@ def save_classifier(
         "std": list(std),
         "class_names": list(class_names),
         "image_shape": list(image_shape),
+        "window": window,
         "input": "images (m, ch, h, w), uint8 or float in [0, 1]; logits = head(backbone((image - mean) / std))",
         "load": "lspread.lit.saved_model.load_classifier(folder)",
     }
@@ -124,7 +131,8 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
         backbone: A network of the same shape, where `model.json` does not say how to build one.
 
     Returns:
-        Images to logits; class names in `.class_names`, (ch, h, w) in `.image_shape`.
+        Images to logits; class names in `.class_names`, (ch, h, w) in `.image_shape`, and in `.window` how files of
+        more than 8 bits were read.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -142,6 +150,8 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
         state = load_file(folder / MODEL_FILE)
         head = nn.Linear(**spec["head"])
         facts = {name: spec[name] for name in ("mean", "std", "class_names", "image_shape")}
+        window = spec.get("window", "full")  # files of earlier versions know of 8 bits only
+        facts["window"] = check_window(tuple(window) if isinstance(window, list) else window)
         backbone_spec = spec["backbone"]
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"The model in {folder} cannot be read ({type(error).__name__}: {error}).") from error

@@ -249,3 +249,9 @@ def test_ten_digits_by_coverage_beat_ten_at_random_by_far():
     at_random = [accuracy(Random(seed=seed)) for seed in range(3)]
     assert sum(covered) / 3 >= sum(at_random) / 3 + 0.1
     assert min(covered) > 0.8
+
+
+def test_reasons_name_classes():
+    found = Suggestions(torch.arange(1), torch.ones(1), ["class 1 or class 2, class 10", "speaks for about 12 items"])
+    names = ["cat", "dog", "owl", *"abcdefgh"]
+    assert found.name_classes(names) == ["'dog' or 'owl', 'h'", "speaks for about 12 items"]

@@ -198,7 +198,9 @@ def test_scans_of_16_bits_by_patient(window, tmp_path, config_path):
     names = load_classifier(run).class_names
     asked = [i for i, row in enumerate(rows) if row["status"] != "given"]
     assert [names[int(found[i])] for i in asked] == [rows[i]["label"] for i in asked]
-    # And so does `predict` on a folder.
+    # And so does `predict` on a folder; the model itself knows the window, also far from the run's settings.
+    assert load_classifier(run).window == (window if window[0] != "[" else (13056.0, 13311.0))
+    (run / "config.yaml").unlink()
     assert main(["predict", str(run), str(tmp_path / "scans"), "-o", str(tmp_path / "new"), "--device=cpu"]) == 0
     new = read(tmp_path / "new" / "predictions.csv")
     assert [new[i]["label"] for i in asked] == [rows[i]["label"] for i in asked]

@@ -110,8 +110,11 @@ class Network:
 @pytest.fixture
 def transformers(monkeypatch):
     module = types.ModuleType("transformers")
-    load = lambda result: SimpleNamespace(from_pretrained=lambda folder, local_files_only: result)  # noqa: E731
-    module.AutoTokenizer, module.AutoModel = load(Tokenizer()), load(Network())
+
+    def loader(result):
+        return SimpleNamespace(from_pretrained=lambda folder, local_files_only: result)
+
+    module.AutoTokenizer, module.AutoModel = loader(Tokenizer()), loader(Network())
     monkeypatch.setitem(sys.modules, "transformers", module)
     hide(monkeypatch, "sentence_transformers")
 

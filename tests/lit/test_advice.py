@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from lspread.graph import build_graph, find_neighbors, normalize_graph
-from lspread.lit.advice import REMOTE, advise, heard_of_labels, name_classes
+from lspread.lit.advice import REMOTE, advise, heard_of_labels
 from lspread.typing import UNLABELED
 
 NAMES = ["cat", "dog", "owl"]
@@ -98,7 +98,3 @@ def test_what_would_take_long_is_left_out(monkeypatch):
     assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": []}
     monkeypatch.setattr("lspread.lit.advice.WORK", len(z) * 7)
     assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": [], "suspicious": []}
-
-
-def test_reasons_name_classes():
-    assert name_classes("class 1 or class 2, class 10", [*NAMES, *"abcdefgh"]) == "'dog' or 'owl', 'h'"
