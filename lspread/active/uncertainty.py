@@ -8,6 +8,7 @@ from torch import Tensor
 from lspread.active.acquisition import Pool, Suggestions, check_queries, take_apart
 from lspread.active.coverage import Coverage
 from lspread.graph import Graph
+from lspread.graph.eigen import eigh
 from lspread.labels import certainty, spread_labels
 from lspread.typing import UNLABELED
 
@@ -169,6 +170,6 @@ def leading_eigenvectors(
         last, basis = basis, torch.linalg.qr(small).Q
     # Rayleigh-Ritz with the inverse's own product: T = V^T (1 - alpha) (I - alpha S)^-1 V.
     inner = last.T @ small
-    ritz, turn = torch.linalg.eigh((inner + inner.T) / 2)
+    ritz, turn = eigh((inner + inner.T) / 2)
     value = (1 - (1 - alpha) / ritz.clamp(min=torch.finfo(dtype).tiny)) / alpha
     return (last @ turn).flip(1), value.flip(0).clamp(-1, 1)

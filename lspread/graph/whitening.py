@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lspread.errors import GraphError
+from lspread.graph.eigen import eigh
 
 __all__ = ["Whitening", "fit_whitening", "whiten"]
 
@@ -59,7 +60,7 @@ def fit_whitening(z: Tensor, *, num_components: int | None = None, ridge: float 
     z = z if z.dtype == torch.float64 else z.float()
     center = z.mean(0)
     centered = z - center
-    variance, axis = torch.linalg.eigh(centered.T @ centered / (len(z) - 1))
+    variance, axis = eigh(centered.T @ centered / (len(z) - 1))
     variance, axis = variance.flip(0)[:num_components], axis.flip(1)[:, :num_components]
     tiny = torch.finfo(z.dtype).tiny  # where all embeddings are equal
     return Whitening(center, axis * (variance.clamp(min=0) + ridge * variance[0] + tiny).rsqrt())

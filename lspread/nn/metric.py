@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lspread.errors import ConfigError, GraphError
+from lspread.graph.eigen import eigh
 
 __all__ = ["LinearMetric"]
 
@@ -66,7 +67,7 @@ class LinearMetric(nn.Module):
             )
         z = z.to(self.weight.dtype)
         centered = z - z.mean(0)
-        axis = torch.linalg.eigh(centered.T @ centered).eigenvectors.flip(1)
+        axis = eigh(centered.T @ centered)[1].flip(1)
         self.weight.copy_(axis[:, : len(self.weight)].T)
 
     def forward(self, z: Tensor) -> Tensor:
