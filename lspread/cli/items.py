@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture", "texts_of"]
 
-MOST_CELLS, MOST_LETTERS = 6, 300
-"""What is shown of a row, or of a text."""
-
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:
     """Add what shapes the graph."""
@@ -77,21 +74,14 @@ def texts_of(items: "EmbeddedItems") -> list[str] | None:
     from lspread.errors import DataError
 
     try:
-        cells = read_columns(items.root).cells
+        columns = read_columns(items.root)
     except DataError:
         return None
-    counted = [str(row) for row in range(1, len(items.items) + 1)]
+    cells, counted = columns.cells, [str(row) for row in range(1, len(items.items) + 1)]
     named = next((name for name, column in cells.items() if column == items.items), None)
-    if len(next(iter(cells.values()))) != len(counted) or (named is None and items.items != counted):
+    if len(columns) != len(counted) or (named is None and items.items != counted):
         return None
-    if items.kind == "text":
-        found = cells.get(items.made_by.get("column", ""))
-    else:
-        shown = [name for name in cells if name not in (named, "label")][:MOST_CELLS]
-        found = [", ".join(f"{name} {cells[name][row]}" for name in shown) for row in range(len(counted))]
-    return None if found is None else [_shorten(text) for text in found]
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    if items.kind == "table":
+        return columns.excerpts(leave_out=[name for name in (named, "label") if name is not None])
+    column = items.made_by.get("column", "")
+    return columns.excerpts(column) if column in cells else None

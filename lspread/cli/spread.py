@@ -270,7 +270,7 @@ def _describe(
 
     from lspread.cli.items import texts_of
     from lspread.graph import normalize_graph
-    from lspread.lit.advice import advise
+    from lspread.lit.advice import advise, missing_advice
     from lspread.lit.outcome import draw_map
     from lspread.lit.run_folder import classes_in_turn, package_versions, some_of_each_class
     from lspread.typing import UNLABELED
@@ -322,6 +322,7 @@ def _describe(
         "class_counts": {"given": count(labeled), "predicted": count(unlabeled), "true": None},
         **{kind: [show(row) for row in rows] for kind, rows in chosen.items()},
         **{kind: [show(row, note) for row, note in rows] for kind, rows in advice.items()},
+        "not_sought": missing_advice(advice),
         "map": draw_map(items.embedding, predicted, confidence, is_given, torch.arange(len(label)), seed=options.seed),
         "versions": package_versions(),
     }

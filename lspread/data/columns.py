@@ -14,6 +14,9 @@ from lspread.typing import ItemKind
 
 __all__ = ["Columns", "RowFeatures", "read_columns", "read_separated"]
 
+MOST_CELLS, MOST_LETTERS = 6, 300
+"""What a person is shown of a row, or of a text."""
+
 
 @dataclass(frozen=True, eq=False)
 class RowFeatures:
@@ -90,8 +93,7 @@ class Columns:
         Raises:
             DataError: As `text_features` and `table_features` do.
         """
-        self.require(text_column)
-        column = text_column or ("text" if "text" in self.cells else None)
+        column = self._text_column(text_column)
         if column is not None:
             z = text_features(self.cells[column], model=model, reference=reference)
             return RowFeatures(z, "text", {"features": model or "words (TF-IDF, SVD)", "column": column})
@@ -104,6 +106,26 @@ class Columns:
             "left out": ", ".join([*found.left_out, *sorted(set(leave_out) & self.cells.keys())]),
         }
         return RowFeatures(found.embedding, "table", made_by)
+
+    def excerpts(self, text_column: str | None = None, *, leave_out: Collection[str] = ()) -> list[str]:
+        """Return what a person reads of each row: the start of its text or, of a table, its first cells.
+
+        Args:
+            text_column: As in `features`.
+            leave_out: Columns that are not shown of a table.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        column = self._text_column(text_column)
+        if column is not None:
+            return [_shorten(text) for text in self.cells[column]]
+        shown = [name for name in self.cells if name not in leave_out][:MOST_CELLS]
+        return [_shorten(", ".join(f"{name} {self.cells[name][row]}" for name in shown)) for row in range(len(self))]
+
+    def _text_column(self, text_column: str | None) -> str | None:
+        self.require(text_column)
+        return text_column or ("text" if "text" in self.cells else None)
 
     def append(self, other: "Columns", optional: Collection[str] = ()) -> "Columns":
         """Return these rows and below them those of another file; an `optional` column that it lacks is empty there.
@@ -165,3 +187,8 @@ def read_separated(path: Path, missing: str) -> tuple[str, str]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     return text, max(",;\t", key=text.split("\n", 1)[0].count)
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"

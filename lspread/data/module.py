@@ -55,6 +55,8 @@ class FewLabelData(LightningDataModule):
 
     Attributes:
         kind: "image", "text" or "table": what reports call an item.
+        excerpts: What a person reads of each item in reports, such as the start of a text; None where its picture or
+            name says all.
         window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
 
     Args:
@@ -77,6 +79,7 @@ class FewLabelData(LightningDataModule):
     """
 
     kind: ItemKind = "image"
+    excerpts: list[str] | None = None
     window: Window = "full"
 
     def __init__(

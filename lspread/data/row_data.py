@@ -130,6 +130,7 @@ class RowData(VectorData):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
         )
+        self.excerpts = columns.excerpts(text_column, leave_out=no_features)
 
 
 def _label_table(columns: Columns, items: list[str], label_column: str) -> LabelTable:

@@ -1,6 +1,7 @@
 """Which items a person should look at: those far from all labels, labels that look wrong, and what to label next."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from lspread.graph import Graph
 from lspread.labels import spread_labels
 from lspread.typing import UNLABELED
 
-__all__ = ["advise", "heard_of_labels"]
+__all__ = ["advise", "heard_of_labels", "missing_advice"]
 
 REMOTE = 3.0
 """How many times less than usual an item hears of labels before that is worth a look."""
@@ -39,7 +40,7 @@ def advise(
     Returns:
         "novel": items without label that hear far less of any label than is usual, see `heard_of_labels`;
         "suspicious": given labels for which all others suggest another class, the most suspicious first; "to_label":
-        what `Auto` would ask for. Each may be empty; the last two are left out where they would take long, see `WORK`.
+        what `Auto` would ask for. Each may be empty; the last two are missing where they would take long, see `WORK`.
     """
     found: dict[str, Advice] = {"novel": [], "suspicious": [], "to_label": []}
     is_given = label != UNLABELED
@@ -51,18 +52,27 @@ def advise(
         found["novel"] = [(int(unlabeled[i]), _remoteness(float(heard[i]), typical)) for i in order]
     fewest, most = CANDIDATES
     affordable = int(WORK / graph.num_nodes) - int(is_given.sum())
-    if int(is_given.sum()) > 1 and affordable >= 0:
+    if affordable < 0:
+        del found["suspicious"]
+    elif int(is_given.sum()) > 1:
         audit = audit_labels(graph, label, len(class_names))
         likeliest = audit.probability.amax(1)
         for i in [i for i in audit.order.tolist() if audit.suggested[i] != audit.label[i]][:num_shown]:
             name = class_names[int(audit.suggested[i])]
             found["suspicious"].append((int(audit.index[i]), f"looks like {name}, {100 * float(likeliest[i]):.0f} %"))
-    if len(unlabeled) and affordable >= fewest:
+    if affordable < fewest:
+        del found["to_label"]
+    elif len(unlabeled):
         asked = Auto(num_candidates=min(affordable, most), seed=seed)(
             make_pool(z, graph, label, len(class_names)), num_shown
         )
         found["to_label"] = list(zip(asked.index.tolist(), asked.name_classes(class_names), strict=True))
     return found
+
+
+def missing_advice(found: dict[str, Any]) -> list[str]:
+    """Return which kinds of advice were not sought, since they would have taken long."""
+    return [kind for kind in ("novel", "suspicious", "to_label") if kind not in found]
 
 
 def heard_of_labels(graph: Graph, is_given: Tensor, *, alpha: float = 0.99) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from lspread.data import FewLabelData
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
-from lspread.lit.advice import advise
+from lspread.lit.advice import advise, missing_advice
 from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
@@ -166,6 +166,7 @@ class RunFolder(Callback):
         self, outcome: Outcome, data: FewLabelData, refresh: RefreshPseudoLabels | None, num_kept: int
     ) -> dict[str, Any]:
         split = data.split
+        advice = self._advice(outcome, data)
         found = judge(outcome, data, refresh, seed=self.seed or 0)
         seconds = {"fit": self._fit_seconds, **outcome.seconds, **found.pop("seconds")}
         return {
@@ -189,7 +190,8 @@ class RunFolder(Callback):
             "graph": None if outcome.facts is None else {**outcome.facts, "head_rows": num_kept},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             **found,
-            **self._pictures(outcome, data),
+            **self._pictures(outcome, data, advice),
+            "not_sought": missing_advice(advice) if advice else [],
             "map": draw_map(
                 outcome.embedding,
                 outcome.label,
@@ -201,7 +203,9 @@ class RunFolder(Callback):
             "versions": package_versions(),
         }
 
-    def _pictures(self, outcome: Outcome, data: FewLabelData) -> dict[str, list[dict[str, Any]]]:
+    def _pictures(
+        self, outcome: Outcome, data: FewLabelData, advice: dict[str, list[tuple[int, str | None]]]
+    ) -> dict[str, list[dict[str, Any]]]:
         unlabeled = data.split.unlabeled
         order = unlabeled[outcome.confidence[unlabeled].argsort(descending=True, stable=True)]
         half = min(self.num_shown, len(order) // 2)
@@ -210,7 +214,7 @@ class RunFolder(Callback):
             "most_certain": _without_note(certain[: max(half, 1)].tolist()),
             "least_certain": _without_note(order[len(order) - half :].flip(0).tolist()),
             "given": _without_note(some_of_each_class(data.given_label.cpu(), data.split.labeled)),
-            **self._advice(outcome, data),
+            **advice,
         }
         folder = self.run_dir / "thumbnails"
         has_pictures = _has_pictures(data)
@@ -234,6 +238,7 @@ class RunFolder(Callback):
                         "true_label": None if true == UNLABELED else data.class_names[true],
                         "thumbnail": f"thumbnails/{name}" if has_pictures else None,
                         "note": note,
+                        "text": None if data.excerpts is None else data.excerpts[row],
                     }
                 )
         return pictures

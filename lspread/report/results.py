@@ -177,6 +177,7 @@ class Results:
     novel: list[Picture]
     suspicious: list[Picture]
     to_label: list[Picture]
+    not_sought: list[str]
     map: EmbeddingMap | None
     versions: dict[str, str]
 
@@ -270,6 +271,7 @@ def _results(top: Fields) -> Results:
         novel=[_picture(fields) for fields in top.children("novel")],
         suspicious=[_picture(fields) for fields in top.children("suspicious")],
         to_label=[_picture(fields) for fields in top.children("to_label")],
+        not_sought=top.texts("not_sought", []),
         map=_map(top.child("map"), num_classes),
         versions=_versions(top.child("versions")),
     )

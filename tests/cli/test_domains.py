@@ -1,6 +1,7 @@
 """Texts, tables and medical images through the commands: fit, predict, embed, on real data."""
 
 import csv
+import html
 import json
 import shutil
 from pathlib import Path
@@ -132,7 +133,10 @@ def test_twenty_texts(tmp_path, config_path, capsys):
     assert main(["fit", "--config", config_path("text"), "--run_dir", str(run), *options]) == 0
     found = [row["label"] for row in read(run / "predictions.csv")]
     assert sum(name == label for name, (_, label) in zip(found, TEXTS, strict=True)) >= 19
-    assert read_results(run).title == "texts: 20 texts from 4 labels"
+    results = read_results(run)
+    assert results.title == "texts: 20 texts from 4 labels"
+    assert {picture.text for picture in results.given} == {TEXTS[i][0] for i in labeled}
+    assert TEXTS[0][0] in html.unescape((run / "report.html").read_text(encoding="utf-8"))
 
 
 def test_embeddings_train_by_the_same_recipe(tmp_path, config_path):

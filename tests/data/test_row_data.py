@@ -59,6 +59,8 @@ def test_empty_cells_are_unlabeled_and_no_column_of_facts_is_a_feature(tmp_path:
     path = write(tmp_path / "t.csv", ["id", "size", "kind", "site", "label"], rows)
     data = ready(path, leave_out=["site"])
     assert data.items == [f"id{i}" for i in range(30)]
+    assert data.excerpts is not None
+    assert data.excerpts[5] == "size 5, kind z"
     assert data.given_label.tolist() == [0] * 3 + [1] * 3 + [UNLABELED] * 24
     expected = table_features({"size": [str(r[1]) for r in rows], "kind": [r[2] for r in rows]})
     assert data.images.fetch(torch.arange(30)).flatten(1).equal(expected.embedding)
@@ -85,6 +87,7 @@ def test_texts_by_words_and_by_wordllama(tmp_path: Path) -> None:
     assert (data.kind, data.items) == ("text", ["1", "2", "3", "4", "5", "6"])
     torch.testing.assert_close(data.images.fetch(torch.arange(6)).flatten(1), text_features(texts))
     pytest.importorskip("wordllama")
+    assert data.excerpts == texts
     data = ready(path, text_model="wordllama")
     torch.testing.assert_close(data.images.fetch(torch.arange(6)).flatten(1), text_features(texts, model="wordllama"))
     with pytest.raises(ConfigError, match="sentence"):

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from lspread.graph import build_graph, find_neighbors, normalize_graph
-from lspread.lit.advice import REMOTE, advise, heard_of_labels
+from lspread.lit.advice import REMOTE, advise, heard_of_labels, missing_advice
 from lspread.typing import UNLABELED
 
 NAMES = ["cat", "dog", "owl"]
@@ -94,7 +94,12 @@ def test_what_would_take_long_is_left_out(monkeypatch):
     label[:4], label[30:34] = 0, 1
     whole = advise(z, graph_of(z), label, NAMES)
     assert whole["to_label"]
+    assert missing_advice(whole) == []
     monkeypatch.setattr("lspread.lit.advice.WORK", len(z) * 40)  # enough for the audit, but not for 48 candidates more
-    assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": []}
+    found = advise(z, graph_of(z), label, NAMES)
+    assert found == {kind: rows for kind, rows in whole.items() if kind != "to_label"}
+    assert missing_advice(found) == ["to_label"]
     monkeypatch.setattr("lspread.lit.advice.WORK", len(z) * 7)
-    assert advise(z, graph_of(z), label, NAMES) == {**whole, "to_label": [], "suspicious": []}
+    found = advise(z, graph_of(z), label, NAMES)
+    assert found == {"novel": whole["novel"]}
+    assert missing_advice(found) == ["suspicious", "to_label"]

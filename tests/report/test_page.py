@@ -327,6 +327,21 @@ def test_what_nobody_needs_to_look_at_has_no_section(run_dir: Path, part: str, p
     assert not any(attrs["href"] == f"#{place}" for attrs in page.all("a"))
 
 
+@pytest.mark.parametrize(
+    ("part", "place", "command"), [("suspicious", "suspicious", "audit"), ("to_label", "next", "suggest")]
+)
+def test_what_was_not_sought_is_said(run_dir: Path, part: str, place: str, command: str) -> None:
+    results = load(run_dir)
+    del results[part]
+    assert "Not sought here" not in read(run_dir).text
+    save(run_dir, {**results, "not_sought": [part]})
+    page = read(run_dir)
+    assert any(attrs.get("id") == place for attrs in page.all("section"))
+    assert any(attrs["href"] == f"#{place}" for attrs in page.all("a"))
+    assert page.text.count("Not sought here") == 1
+    assert f"lspread {command} seeks" in page.text
+
+
 def test_what_deserves_a_look_comes_with_its_reason(run_dir: Path) -> None:
     results, page = load(run_dir), read(run_dir)
     for part in ("novel", "suspicious", "to_label"):
