@@ -207,28 +207,38 @@ def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def draw_over_minutes(folder: Path, path: Path) -> bool:
-    """Draw mean test accuracy against minutes from all records of a folder; say whether there are two or more."""
+    """Draw mean test accuracy against minutes from all records of a folder; say whether there was anything to draw.
+
+    A method needs two records, and only draws of labels that all of them have count.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     contents = sorted((read(one) for one in folder.glob("label_efficiency*.json")), key=lambda one: one["minutes"])
-    if len({one["minutes"] for one in contents}) < 2:
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for count, method in itertools.product(["1", "5", "10"], METHODS):
+        records = [one for one in contents if any(key.startswith(f"{method}/{count}/") for key in one["runs"])]
+        # Only the draws that every record has, so that a point differs from the next by its minutes alone.
+        keys = [key for key in (records[0]["runs"] if records else ()) if key.startswith(f"{method}/{count}/")]
+        keys = [key for key in keys if all(key in one["runs"] for one in records)]
+        if len(records) > 1 and keys:
+            curves.setdefault(count, {})[f"{method} (draws: {len(keys)})"] = [
+                (one["minutes"], 100 * float(np.mean([one["runs"][key]["test classifier"] for key in keys])))
+                for one in records
+            ]
+    if not curves:
         return False
-    counts = sorted({int(key.split("/")[1]) for key in contents[0]["runs"]})
-    figure, panels = plt.subplots(1, len(counts), figsize=(4.4 * len(counts), 3.4), squeeze=False, layout="constrained")
-    for axes, count in zip(panels[0], counts, strict=True):
-        for method in METHODS:
-            points = []
-            for content in contents:
-                found = [row for key, row in content["runs"].items() if key.startswith(f"{method}/{count}/")]
-                if found:
-                    points.append((content["minutes"], 100 * np.mean([row["test classifier"] for row in found])))
-            if len(points) > 1:
-                axes.plot(*zip(*points, strict=True), "o-", label=method)
-        axes.set(title=f"{count} labels per class", xlabel="minutes after the warm-up", ylabel="test accuracy, %")
+    figure, panels = plt.subplots(1, len(curves), figsize=(4.4 * len(curves), 3.4), squeeze=False, layout="constrained")
+    for axes, (count, lines) in zip(panels[0], curves.items(), strict=True):
+        for title, points in lines.items():
+            axes.plot(*zip(*points, strict=True), "o-", label=title)
+        axes.set(title=f"labels per class: {count}", xlabel="minutes after the warm-up", ylabel="test accuracy, %")
         axes.set_xscale("log")
+        minutes = sorted({place for points in lines.values() for place, _ in points})
+        axes.set_xticks(minutes, [f"{place:g}" for place in minutes])
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
