@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from label_efficiency import DATA, RESULTS, interval, read, run, warm_up, write
+from label_efficiency import DATA, RESULTS, describe, read, run, warm_up, write
 
 CALLBACKS = yaml.safe_load(DATA.read_text())["trainer"]["callbacks"]
 
@@ -72,7 +72,7 @@ def show(content: dict[str, Any]) -> None:
                     if f"recipe/{seed}" in runs
                 ]
             )
-            ahead = "" if name == "recipe" or not len(pairs) else f" ({pairs.mean():+.2f} +- {interval(pairs):.2f})"
+            ahead = "" if name == "recipe" or not len(pairs) else f" ({describe(pairs, '+.2f')})"
             cells.append(f"{values.mean():.1f}{ahead}")
         print(f"{title:48}{len(found):>3} draws" + "".join(f"{cell:>26}" for cell in cells))
 

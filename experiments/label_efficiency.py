@@ -154,10 +154,15 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def interval(values: np.ndarray) -> float:
-    """Return half the width of the 95 % interval of a mean by Student's t; NaN for a single value."""
-    if len(values) < 2:
-        return float("nan")
+    """Return half the width of the 95 % interval of the mean of two or more values, by Student's t."""
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def describe(values: np.ndarray, form: str = ".1f") -> str:
+    """Return a mean with its interval; a single value alone."""
+    if not len(values):
+        return ""
+    return f"{values.mean():{form}}" + (f" +- {interval(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
@@ -173,13 +178,13 @@ def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
             cells = []
             for column in COLUMNS:
                 values = 100 * np.array([row[column] for row in found.values() if column in row])
-                cells.append(f"{values.mean():.1f} +- {interval(values):.1f}" if len(values) else "")
+                cells.append(describe(values))
             pairs = [
                 100 * (runs[f"lspread/{num_labels}/{seed}"]["test classifier"] - row["test classifier"])
                 for seed, row in found.items()
                 if not method.startswith("lspread") and f"lspread/{num_labels}/{seed}" in runs
             ]
-            ahead = f"{np.mean(pairs):+.1f} +- {interval(np.array(pairs)):.1f}" if pairs else ""
+            ahead = describe(np.array(pairs), "+.1f")
             print(f"{method:16}{len(found):>6}" + "".join(f"{cell:>24}" for cell in [*cells, ahead]))
 
 
