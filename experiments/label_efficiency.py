@@ -223,12 +223,15 @@ def draw_over_minutes(folder: Path, path: Path) -> bool:
 
     contents = sorted((read(one) for one in folder.glob("label_efficiency*.json")), key=lambda one: one["minutes"])
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for count, method in itertools.product(["1", "5", "10"], METHODS):
+    counts = sorted({key.split("/")[1] for one in contents for key in one["runs"]}, key=int)
+    for count, method in itertools.product(counts, METHODS):
         records = [one for one in contents if any(key.startswith(f"{method}/{count}/") for key in one["runs"])]
+        if len(records) < 2:
+            continue
         # Only the draws that every record has, so that a point differs from the next by its minutes alone.
-        keys = [key for key in (records[0]["runs"] if records else ()) if key.startswith(f"{method}/{count}/")]
-        keys = [key for key in keys if all(key in one["runs"] for one in records)]
-        if len(records) > 1 and keys:
+        shared = set.intersection(*(set(one["runs"]) for one in records))
+        keys = [key for key in shared if key.startswith(f"{method}/{count}/")]
+        if keys:
             curves.setdefault(count, {})[f"{method} (draws: {len(keys)})"] = [
                 (one["minutes"], 100 * float(np.mean([one["runs"][key]["test classifier"] for key in keys])))
                 for one in records

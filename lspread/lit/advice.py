@@ -51,16 +51,17 @@ def advise(
         order = [i for i in heard.argsort(stable=True)[:num_shown].tolist() if float(heard[i]) < typical / REMOTE]
         found["novel"] = [(int(unlabeled[i]), _remoteness(float(heard[i]), typical)) for i in order]
     fewest, most = CANDIDATES
-    affordable = int(WORK / graph.num_nodes) - int(is_given.sum())
-    if affordable < 0:
+    num_given = int(is_given.sum())
+    affordable = int(WORK / graph.num_nodes) - num_given
+    if num_given > 1 and affordable < 0:
         del found["suspicious"]
-    elif int(is_given.sum()) > 1:
+    elif num_given > 1:
         audit = audit_labels(graph, label, len(class_names))
         likeliest = audit.probability.amax(1)
         for i in [i for i in audit.order.tolist() if audit.suggested[i] != audit.label[i]][:num_shown]:
             name = class_names[int(audit.suggested[i])]
             found["suspicious"].append((int(audit.index[i]), f"looks like {name}, {100 * float(likeliest[i]):.0f} %"))
-    if affordable < fewest:
+    if len(unlabeled) and affordable < fewest:
         del found["to_label"]
     elif len(unlabeled):
         asked = Auto(num_candidates=min(affordable, most), seed=seed)(

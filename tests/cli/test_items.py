@@ -281,6 +281,15 @@ def test_the_report_of_spread_says_what_audit_and_suggest_say(digits, tmp_path, 
     assert right == pytest.approx(graph["accuracy"])
 
 
+def test_the_report_of_spread_says_what_it_did_not_seek(digits, tmp_path, capsys, monkeypatch):
+    folder, true, _ = digits
+    monkeypatch.setattr("lspread.lit.advice.WORK", 0)
+    labels = write(tmp_path / "labels.csv", ["file", "label"], [(name, true[name]) for name in sorted(true)[:40]])
+    call(capsys, "spread", folder / "z.safetensors", "--labels", labels, "-o", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["not_sought"] == ["suspicious", "to_label"]
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").count("Not sought here") == 2
+
+
 @pytest.mark.parametrize("model", [None, "wordllama"])
 def test_texts(tmp_path, capsys, model):
     if model:

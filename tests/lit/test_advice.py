@@ -88,6 +88,15 @@ def test_few_labels_and_no_unlabeled_items(num_labels):
     assert num_labels != 12 or (found["novel"], found["to_label"]) == ([], [])
 
 
+def test_nothing_is_missing_where_nothing_is_left_to_ask(monkeypatch):
+    z, _ = islands()
+    label = torch.zeros(len(z), dtype=torch.int64)
+    monkeypatch.setattr("lspread.lit.advice.WORK", 0)
+    assert missing_advice(advise(z, graph_of(z), label, NAMES)) == ["suspicious"]
+    label[1:] = UNLABELED
+    assert missing_advice(advise(z, graph_of(z), label, NAMES)) == ["to_label"]
+
+
 def test_what_would_take_long_is_left_out(monkeypatch):
     z, _ = islands()
     label = torch.full((len(z),), UNLABELED)

@@ -150,6 +150,7 @@ def test_what_deserves_a_look(run):
     assert set(asked) <= set(data.split.unlabeled.tolist())
     assert asked[0] % 3 == 2
     assert all("speaks for about" in one["note"] for one in results["to_label"])
+    assert results["not_sought"] == []
 
 
 def test_cross_validation_and_seconds(run):
@@ -212,6 +213,7 @@ def test_a_run_without_a_graph_says_so(tmp_path):
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[folder], logger=False, enable_checkpointing=False)
     trainer.fit(model, datamodule=data)
     assert folder.results["graph"] is None
+    assert folder.results["not_sought"] == []
     assert folder.results["title"] == "mine"
     assert "graph" not in {entry["key"] for entry in folder.results["scores"]}
     table = (tmp_path / "predictions.csv").read_text()
