@@ -19,6 +19,7 @@ from lspread.cli.parser import RunParser
 from lspread.cli.progress import choose_progress, quiet_lightning
 from lspread.cli.summary import print_summary
 from lspread.cli.trainer import RunTrainer
+from lspread.cli.warm_up import warm_up_folder, warm_up_settings
 from lspread.data import FewLabelData
 from lspread.errors import ConfigError, LspreadError
 from lspread.lit import FewLabelClassifier
@@ -26,6 +27,7 @@ from lspread.lit.graph_head import MAX_ROWS
 from lspread.lit.random_state import RandomState
 from lspread.lit.run_folder import CONFIG_FILE, LAST_CHECKPOINT, RunFolder, write_predictions
 from lspread.lit.run_logger import RunLogger
+from lspread.lit.warm_up import WarmUpCache, hash_warm_up
 from lspread.report import write_report
 
 __all__ = ["ALLOWED_IMPORTS", "TrainingCLI", "run"]
@@ -133,6 +135,13 @@ class TrainingCLI(LightningCLI):
             help="Training images whose embeddings graph_head.safetensors keeps at most, drawn at random from more; "
             "0: none. Fewer make the file smaller and the graph head less accurate.",
         )
+        parser.add_argument(
+            "--warmup_cache",
+            type=str | None,
+            default="auto",
+            help="Folder of finished warm-ups, which other runs on the same images start from; auto: one of the "
+            "user's cache; null: train it anew and do not keep it.",
+        )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.backbone.init_args.in_channels", apply_on="instantiate")
 
@@ -223,6 +232,32 @@ class TrainingCLI(LightningCLI):
                 f"--run_dir {self.run_dir} already holds a run. Go on with it: lspread fit {self.run_dir}; "
                 "or choose another folder."
             )
+
+    def before_fit(self) -> None:
+        """Go on from the end of a warm-up that an earlier run has trained, or keep this one's for later runs."""
+        options, module = self.config[self.command], self.model
+        assert isinstance(module, FewLabelClassifier)
+        folder = warm_up_folder(options.warmup_cache)
+        if folder is None or not module.warmup_epochs or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self.trainer.local_rank == 0:
+            self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        self._dump_config()
+        cache = WarmUpCache(folder, hash_warm_up(warm_up_settings(self.config_dump), module, self.datamodule))
+        self.trainer.callbacks.append(cache)  # type: ignore[attr-defined]
+        is_whole = self.trainer.max_steps == -1 and not 0 <= (self.trainer.max_epochs or -1) < module.warmup_epochs
+        if options.get("ckpt_path") is not None or not is_whole:
+            return
+        if cache.find() is None:
+            print(f"warm-up: will be kept for later runs on these images in {cache.path}")
+            return
+        print(f"warm-up: {module.warmup_epochs} epochs taken from {cache.path} (--warmup_cache null trains them anew)")
+        cache.copy_metrics(self.run_dir)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunFolder):
+                callback.warm_up = str(cache.path)
+        self.config_init[self.command].ckpt_path = str(cache.path)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "fit":

@@ -37,6 +37,8 @@ class RandomAffine(nn.Module):
         shear: Largest horizontal shear either way, in degrees, below 90.
         flip: Probability of a mirror image (left and right swapped).
         padding: What lies outside the image: "zeros" (black), "border" or "reflection".
+        size: Height and width of the result in pixels; None keeps the image's. Smaller ones are cheaper to learn from,
+            and show a cut-out as large as the whole image will be seen.
 
     Raises:
         ConfigError: An option outside its range.
@@ -52,6 +54,7 @@ class RandomAffine(nn.Module):
         padding: Padding = "zeros",
         crop: tuple[float, float] = (1.0, 1.0),
         aspect: float = 1.0,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         check_range("shift", shift, 0, 1)
@@ -67,9 +70,11 @@ class RandomAffine(nn.Module):
             raise ConfigError(f"scale must be two numbers with 0 < smallest <= largest, but is {tuple(scale)}.")
         if padding not in ("zeros", "border", "reflection"):
             raise ConfigError(f"padding must be 'zeros', 'border' or 'reflection', but is {padding!r}.")
+        if size is not None and size < 1:
+            raise ConfigError(f"size must be at least 1 pixel, or None to keep the image's, but is {size}.")
         self.shift, self.rotate, self.shear, self.flip, self.padding = shift, rotate, shear, flip, padding
         self.scale = (scale[0], scale[1])
-        self.crop, self.aspect = (crop[0], crop[1]), aspect
+        self.crop, self.aspect, self.size = (crop[0], crop[1]), aspect, size
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Change each image.
@@ -79,10 +84,10 @@ class RandomAffine(nn.Module):
             generator: Source of randomness on the images' device; None takes torch's global one.
 
         Returns:
-            (m,ch,h,w), same dtype and device.
+            (m,ch,h,w), or (m,ch,size,size), same dtype and device.
         """
         _check_image(image)
-        m, _, height, width = image.shape
+        m, channels, height, width = image.shape
         draw = torch.rand(10, m, device=image.device, generator=generator)
         area = self.crop[0] + (self.crop[1] - self.crop[0]) * draw[6]
         ratio = torch.exp((2 * draw[7] - 1) * math.log(self.aspect))
@@ -108,7 +113,8 @@ class RandomAffine(nn.Module):
         # In float32 at least: a place in half precision is off by whole pixels.
         dtype = torch.promote_types(image.dtype, torch.float32)
         with torch.autocast(image.device.type, enabled=False):
-            grid = F.affine_grid(theta.to(dtype), list(image.shape), align_corners=False)
+            shape = [m, channels, self.size or height, self.size or width]
+            grid = F.affine_grid(theta.to(dtype), shape, align_corners=False)
             moved = F.grid_sample(image.to(dtype), grid, padding_mode=self.padding, align_corners=False)
         return moved.to(image.dtype)
 
@@ -116,7 +122,7 @@ class RandomAffine(nn.Module):
         """Return the options for `repr`."""
         return (
             f"shift={self.shift}, rotate={self.rotate}, scale={self.scale}, shear={self.shear}, flip={self.flip}, "
-            f"padding={self.padding!r}, crop={self.crop}, aspect={self.aspect}"
+            f"padding={self.padding!r}, crop={self.crop}, aspect={self.aspect}, size={self.size}"
         )
 
 
@@ -247,6 +253,7 @@ class StrongAugmentation(nn.Module):
         crop: Smallest and largest share of the image's area that is cut out and enlarged; matters for contrastive
             learning.
         aspect: Smallest ratio of width to height of the cut-out.
+        size: Height and width of the result in pixels; None keeps the image's.
     """
 
     def __init__(
@@ -264,6 +271,7 @@ class StrongAugmentation(nn.Module):
         padding: Padding = "zeros",
         crop: tuple[float, float] = (1.0, 1.0),
         aspect: float = 1.0,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.affine = RandomAffine(
@@ -275,12 +283,13 @@ class StrongAugmentation(nn.Module):
             padding=padding,
             crop=crop,
             aspect=aspect,
+            size=size,
         )
         self.color = RandomColor(brightness=brightness, contrast=contrast, saturation=saturation)
         self.erase = RandomErase(probability=erase, size=erase_size)
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Change each image (m,ch,h,w) in [0, 1]; same shape, dtype and device."""
+        """Change each image (m,ch,h,w) in [0, 1]; same dtype and device, and the same shape without `size`."""
         image = self.affine(image, generator)
         image = self.color(image, generator)
         return self.erase(image, generator)

@@ -1,5 +1,6 @@
 """Images as datasets: all in memory, or decoded from files when asked for."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,13 @@ class Images(Dataset[dict[str, Tensor]]):
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2), in units of 1 / `full_scale`."""
         raise NotImplementedError
+
+    def fingerprint(self, index: Tensor) -> str:
+        """Return a hash of the rows `index` (m,) in their order, another one if any of their pixels is another."""
+        digest = hashlib.blake2b(repr((self.image_shape, self.full_scale)).encode(), digest_size=16)
+        for part in index.split(_CHUNK):
+            digest.update(self.fetch(part).contiguous().numpy().data)
+        return digest.hexdigest()
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = torch.tensor([range(len(self))[item]])
@@ -176,6 +184,16 @@ class FolderImages(Images):
             self.check()
         assert self._all_moments is not None
         return self._all_moments[index]
+
+    def fingerprint(self, index: Tensor) -> str:
+        """Return a hash of the files' paths, sizes and times of change, without reading them."""
+        digest = hashlib.blake2b(repr((self.image_shape, self.full_scale, self.window)).encode(), digest_size=16)
+        for row in index.tolist():
+            stat = self.paths[row].stat()
+            digest.update(
+                repr((os.fspath(self.paths[row]), stat.st_size, stat.st_mtime_ns)).encode("utf-8", "surrogateescape")
+            )
+        return digest.hexdigest()
 
     def check(self, *, progress: bool = False) -> None:
         """Decode every file once without keeping it, so that unreadable files are found before training.

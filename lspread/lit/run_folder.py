@@ -20,6 +20,7 @@ from lspread.data import FewLabelData
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
 from lspread.lit.advice import advise, missing_advice
+from lspread.lit.averaging import averaged_module
 from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
@@ -53,6 +54,9 @@ class RunFolder(Callback):
     graph_head.safetensors (of a run with a graph), thumbnails/ and results.json, from which
     `lspread.report.write_report` makes the report. All of it comes from the final weights (the averaged ones where a
     weight-averaging callback keeps some).
+
+    Attributes:
+        warm_up: The checkpoint of an earlier run's warm-up that this run went on from, for the report; None: its own.
 
     Args:
         run_dir: The folder; made where it is missing.
@@ -88,6 +92,7 @@ class RunFolder(Callback):
         self.backbone_spec = backbone_spec
         self.graph_head_rows = graph_head_rows
         self.num_shown = num_shown
+        self.warm_up: str | None = None
         self.results: dict[str, Any] | None = None
         self._start = 0.0
         self._fit_seconds = 0.0
@@ -101,13 +106,14 @@ class RunFolder(Callback):
             write_json(self.run_dir / "versions.json", package_versions())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent so far, so that a resumed run counts all of it."""
+        """Return the time spent so far, so that a resumed run counts all of it, and where its warm-up came from."""
         running = time.perf_counter() - self._start if self._start else 0.0
-        return {"fit_seconds": self._fit_seconds + running}
+        return {"fit_seconds": self._fit_seconds + running, "warm_up": self.warm_up}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the time spent before the checkpoint."""
+        """Take the time spent before the checkpoint, and where the warm-up came from."""
         self._fit_seconds = float(state_dict["fit_seconds"])
+        self.warm_up = self.warm_up or state_dict.get("warm_up")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -120,6 +126,12 @@ class RunFolder(Callback):
             return
         if not isinstance(pl_module, FewLabelClassifier):
             raise ConfigError(f"RunFolder works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        if self._start:
+            # Lightning skips a training whose checkpoint has come to its end, and what others do then.
+            self.on_train_end(trainer, pl_module)
+            average = averaged_module(trainer)
+            if average is not None:
+                pl_module.load_state_dict(average.state_dict())
         data = _data_of(trainer)
         refresh = next(
             (callback for callback in trainer.callbacks if isinstance(callback, RefreshPseudoLabels)),  # type: ignore[attr-defined]
@@ -174,6 +186,7 @@ class RunFolder(Callback):
             or f"{data.name}: {len(data.items):,} {_WORDS[data.kind]} from {len(split.labeled):,} labels",
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": self.command,
+            "warm_up": self.warm_up,
             "seed": self.seed,
             "data": {
                 "name": data.name,

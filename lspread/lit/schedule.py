@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 __all__ = ["configure_adamw", "count_steps", "seconds_gone", "share_of_time"]
 
@@ -55,8 +58,33 @@ def configure_adamw(
             return _climb_and_fall(step - num_warmup, int(num_rest))
         return _climb_and_fall(int(gone * FINE), FINE)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": _Schedule(optimizer, factor), "interval": "step"},
+    }
+
+
+class _Schedule(LambdaLR):
+    """A schedule that keeps the rates and the decay of the options when a checkpoint of others is loaded.
+
+    Torch takes them from the checkpoint, so that a resumed run would ignore what was changed.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        super().__init__(optimizer, factor)
+        self._decays = [group["weight_decay"] for group in optimizer.param_groups]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the step only. Lightning has loaded the optimizer before."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict["_step_count"]
+        self._last_lr = [
+            base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, base, rate, decay in zip(
+            self.optimizer.param_groups, self.base_lrs, self._last_lr, self._decays, strict=True
+        ):
+            group.update(initial_lr=base, lr=rate, weight_decay=decay)
 
 
 def count_steps(trainer: Trainer, warmup_epochs: int) -> tuple[float, int]:

@@ -151,6 +151,7 @@ class Results:
     title: str
     created: str | None
     command: str | None
+    warm_up: str | None
     seed: str | None
     data_name: str
     num_items: int
@@ -245,6 +246,7 @@ def _results(top: Fields) -> Results:
         title=top.text("title", None) or top.path.parent.resolve().name,
         created=top.text("created", None),
         command=top.text("command", None),
+        warm_up=top.text("warm_up", None),
         seed=top.text("seed", None),
         data_name=data.text("name", None) or "the data",
         num_items=data.count("num_items", num_labeled + num_unlabeled),

@@ -183,6 +183,15 @@ def test_summary_is_printed_last(finished_run, photos, tmp_path, capsys):
     assert {row["epoch"] for row in read_table(copy / "metrics.csv")} == {"0", "1", "2", "3", "4"}
 
 
+def test_a_finished_run_that_has_nothing_left_to_train_keeps_its_averaged_weights(finished_run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    assert main(["fit", str(copy)]) == 0
+    assert "epoch " not in capsys.readouterr().out.split("method")[0]
+    for name in ("model.safetensors", "predictions.csv", "metrics.csv"):
+        assert (copy / name).read_bytes() == (finished_run / name).read_bytes(), name
+
+
 def test_a_finished_run_is_not_overwritten(finished_run, photo_arguments, capsys):
     before = (finished_run / "results.json").read_bytes()
     assert main(photo_arguments(finished_run)) == 1

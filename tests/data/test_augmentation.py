@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import avg_pool2d, interpolate
 from torchvision.transforms import v2
 
 from lspread.data import PerImage, RandomAffine, RandomColor, RandomErase, StrongAugmentation, WeakAugmentation
@@ -86,6 +87,25 @@ def test_options_of_zero_change_nothing() -> None:
     torch.testing.assert_close(RandomAffine()(image, seeded()), image)
     torch.testing.assert_close(RandomColor()(image, seeded()), image)
     assert RandomErase(probability=0.0)(image, seeded()).equal(image)
+
+
+@pytest.mark.parametrize("size", [4, 13])
+def test_results_of_another_size_are_resampled(size: int) -> None:
+    image = images(3, 2, 8, 8)
+    out = RandomAffine(size=size, padding="border")(image)
+    torch.testing.assert_close(out, interpolate(image, size=size, mode="bilinear"))
+    strong = StrongAugmentation(size=size)(image, seeded())
+    assert strong.shape == (3, 2, size, size)
+
+
+def test_a_smaller_result_shows_the_same_cut_out() -> None:
+    # A smooth picture, so that both resamplings see the same.
+    place = torch.linspace(-1, 1, 64)
+    image = (0.5 + 0.4 * torch.sin(2 * place)[:, None] * torch.cos(3 * place)).expand(5, 1, 64, 64)
+    options = {"crop": (0.3, 0.6), "aspect": 0.7, "rotate": 30.0, "shear": 10.0, "padding": "border"}
+    whole = RandomAffine(**options)(image, seeded())
+    half = RandomAffine(**options, size=32)(image, seeded())
+    torch.testing.assert_close(half, avg_pool2d(whole, 2), atol=5e-3, rtol=0)
 
 
 def test_flip_is_a_mirror_and_comes_as_often_as_asked() -> None:
@@ -212,6 +232,7 @@ def test_per_image() -> None:
         (lambda: RandomAffine(rotate=-1), "rotate must be 0 to 180, but is -1"),
         (lambda: RandomAffine(shear=90), "shear must be 0 to 89"),
         (lambda: RandomAffine(flip=2), "flip must be 0 to 1"),
+        (lambda: RandomAffine(size=0), "size must be at least 1 pixel, or None to keep the image's, but is 0"),
         (
             lambda: RandomAffine(scale=(0, 1)),
             r"scale must be two numbers with 0 < smallest <= largest, but is \(0, 1\)",

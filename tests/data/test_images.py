@@ -1,4 +1,6 @@
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lspread.data import FolderImages, TensorImages
-from lspread.data.images import ImageRows
+from lspread.data.images import ImageRows, Images
 from lspread.data.module import keep_batch
+from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError, DataError
 
 
@@ -73,6 +76,46 @@ def test_folder_and_tensor_give_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(files.moments(torch.arange(7)), expected)
     np.testing.assert_array_equal(memory.moments(index), expected[index])
     assert FolderImages(paths, 5, 3).moments(index).equal(memory.moments(index))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "vectors"])
+def test_fingerprints_know_every_value_and_the_order(kind: str) -> None:
+    if kind == "vectors":
+        values = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, 3))).float()
+        make: Callable[[torch.Tensor], Images] = FeatureRows
+    else:
+        values = torch.from_numpy(random_image(2000, 1, 3, 3)).to(getattr(torch, kind))
+        make = TensorImages
+    rows = torch.arange(1, 2000)
+    found = make(values).fingerprint(rows)
+    assert make(values.clone()).fingerprint(rows) == found
+    other = values.clone()
+    other[0] = other[1]
+    assert make(other).fingerprint(rows) == found  # row 0 is not among them
+    flat = other[1999].view(-1)
+    flat[-1] = 77
+    assert make(other).fingerprint(rows) != found
+    assert make(values).fingerprint(rows.flip(0)) != found
+    assert make(values).fingerprint(rows[:-1]) != found
+    if kind != "vectors":
+        assert make(values.view(2000, 3, 3, 1)).fingerprint(rows) != found
+
+
+def test_fingerprints_of_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(random_image(9, 9)).save(path)
+    rows = torch.arange(2)
+    found = FolderImages(paths, 5, 3).fingerprint(rows)
+    assert FolderImages(paths, 5, 3).fingerprint(rows) == found
+    others = [FolderImages(paths, 6, 3), FolderImages(paths, 5, 1), FolderImages(paths[::-1], 5, 3)]
+    others.append(FolderImages(paths, 5, 3, window=(0.0, 100.0)))
+    hashes = {found, *(images.fingerprint(rows) for images in others)}
+    assert len(hashes) == 5
+    stat = paths[1].stat()
+    os.utime(paths[1], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert FolderImages(paths, 5, 3).fingerprint(rows) not in hashes
+    assert FolderImages(paths, 5, 3).fingerprint(rows[:1]) != found
 
 
 class CountingImages(TensorImages):

@@ -83,3 +83,26 @@ def test_training_ends_with_the_time_and_has_cooled_down(make_trainer: Callable[
     cosine = 0.5 * (1 + torch.cos(torch.pi * (share - 0.05) / 0.95))
     expected = torch.where(share < 0.05, share / 0.05, cosine) * 1e-2
     torch.testing.assert_close(torch.tensor(seen[2 * per_epoch + 1 :]), expected, rtol=0.02, atol=1e-5)
+
+
+def test_a_loaded_checkpoint_does_not_bring_back_its_rates() -> None:
+    def make(lr: float, weight_decay: float) -> Any:
+        options = {"lr": lr, "warmup_lr": 0.5, "weight_decay": weight_decay, "num_steps": 40, "num_warmup": 10}
+        return configure_adamw(nn.Linear(2, 2).parameters(), **options, time_share=lambda: 0.0)
+
+    def step(made: Any, num_steps: int) -> None:
+        for _ in range(num_steps):
+            made["optimizer"].step()
+            made["lr_scheduler"]["scheduler"].step()
+
+    old, whole, new = make(2.0, 0.1), make(1.0, 0.3), make(1.0, 0.3)
+    step(old, 12)
+    step(whole, 12)
+    new["optimizer"].load_state_dict(old["optimizer"].state_dict())
+    new["lr_scheduler"]["scheduler"].load_state_dict(old["lr_scheduler"]["scheduler"].state_dict())
+    for num_steps in (0, 5):
+        step(whole, num_steps)
+        step(new, num_steps)
+        for group, expected in zip(new["optimizer"].param_groups, whole["optimizer"].param_groups, strict=True):
+            for name in ("lr", "initial_lr", "weight_decay"):
+                assert group[name] == expected[name], name

@@ -117,6 +117,7 @@ def build_run(folder: Path) -> Path:
         "title": "Digits from ten labels",
         "created": "2025-03-01T14:05:22",
         "command": "lspread fit --config configs/digits.yaml",
+        "warm_up": "/cache/warm_ups/0123.ckpt",
         "seed": 5,
         "data": {
             "name": "digits",

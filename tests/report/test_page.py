@@ -196,6 +196,14 @@ def test_the_page_is_well_formed_and_accessible(run_dir: Path) -> None:
     assert "#01020" not in html  # every stand-in color has become a variable
 
 
+def test_a_warm_up_of_an_earlier_run_is_named(run_dir: Path) -> None:
+    assert "taken from an earlier run's, /cache/warm_ups/0123.ckpt" in read(run_dir).text
+    results = load(run_dir)
+    results["warm_up"] = None
+    save(run_dir, results)
+    assert "earlier run" not in read(run_dir).text
+
+
 def test_hostile_names_are_text(run_dir: Path) -> None:
     results = load(run_dir)
     names = [f"{HOSTILE}{c}" for c in range(8)] + ["$x_1$ & \"q\" 'r'", "--><b>x"]

@@ -1,0 +1,130 @@
+"""Finished warm-ups, kept so that other runs on the same items start from them."""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from lspread.data import FewLabelData
+from lspread.errors import ConfigError
+from lspread.lit.module import FewLabelClassifier
+from lspread.lit.run_logger import RunLogger
+
+__all__ = ["WarmUpCache", "hash_warm_up"]
+
+METRICS_FILE = "metrics.csv"
+NUM_KEPT = 10
+
+
+class WarmUpCache(Checkpoint):
+    """Keeps a checkpoint of the moment when the contrastive stage ends, and its curves.
+
+    The stage reads no label, so every run that differs in labels and later settings only can go on from there:
+    `Trainer.fit(ckpt_path=cache.find())`. It then is what it would have been, bit for bit, and its minutes count the
+    warm-up's. The ten entries used last are kept.
+
+    Args:
+        folder: Where finished warm-ups lie, one checkpoint and one metrics.csv each.
+        key: What tells this warm-up from all others, see `hash_warm_up`.
+
+    Attributes:
+        path: The checkpoint of this warm-up, there or not.
+    """
+
+    def __init__(self, folder: str | Path, key: str) -> None:
+        self.path = Path(folder) / f"{key}.ckpt"
+        self._is_keeping = self._lacks_metrics = False
+
+    def find(self) -> Path | None:
+        """Return the checkpoint of this warm-up, or None where no run has finished it; a damaged file is removed."""
+        if not self.path.is_file():
+            return None
+        try:
+            torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            warnings.warn(f"The kept warm-up {self.path} cannot be read and was removed: {error}", stacklevel=2)
+            self.path.unlink(missing_ok=True)
+            return None
+        self.path.touch()  # used last
+        return self.path
+
+    def copy_metrics(self, run_dir: str | Path) -> None:
+        """Start metrics.csv of a run with the curves of this warm-up."""
+        curves = self.path.with_suffix(".csv")
+        if curves.is_file():
+            Path(run_dir).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(curves, Path(run_dir) / METRICS_FILE)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep a checkpoint where this was the stage's last epoch."""
+        if not isinstance(pl_module, FewLabelClassifier):
+            raise ConfigError(f"WarmUpCache works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        if trainer.current_epoch + 1 != pl_module.warmup_epochs or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        part = self.path.with_name(f"{self.path.stem}.{os.getpid()}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        self._is_keeping = True
+        trainer.save_checkpoint(part, weights_only=False)
+        self._is_keeping = False
+        if trainer.is_global_zero:
+            part.replace(self.path)
+            self._lacks_metrics = True
+            self._forget_old()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave out of an entry where this run keeps its own checkpoints."""
+        if self._is_keeping:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ModelCheckpoint):
+                    checkpoint["callbacks"].pop(callback.state_key, None)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the curves, which are complete when the next epoch starts."""
+        self._keep_metrics(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the curves of a run that is a warm-up and nothing else."""
+        self._keep_metrics(trainer)
+
+    def _keep_metrics(self, trainer: Trainer) -> None:
+        logger = next((one for one in trainer.loggers if isinstance(one, RunLogger)), None)
+        if self._lacks_metrics and logger is not None:
+            logger.save()
+            source = Path(logger.log_dir) / METRICS_FILE
+            if source.is_file():
+                shutil.copyfile(source, self.path.with_suffix(".csv"))
+        self._lacks_metrics = False
+
+    def _forget_old(self) -> None:
+        entries = sorted(self.path.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+        for old in entries[:-NUM_KEPT]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".csv").unlink(missing_ok=True)
+
+
+def hash_warm_up(settings: Mapping[str, Any], module: FewLabelClassifier, data: FewLabelData) -> str:
+    """Return what tells a warm-up from all others, 32 hexadecimal digits.
+
+    Args:
+        settings: All that the contrastive stage depends on beside the next two, as JSON has it.
+        module: As it is before training; its weights count, from a seed or a file.
+        data: After `setup`; the images of the pool and the size of its batches count, labels do not.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    packages = {name: version(name) for name in ("lspread", "torch", "lightning")}
+    told = [settings, packages, data.batch_size, data.images.fingerprint(data.split.pool)]
+    digest.update(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
