@@ -63,6 +63,8 @@ def quiet_lightning() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
         ".*is smaller than the logging interval.*",
+        # BackboneFinetuning lets the norms learn from the start, and then says that they do.
+        ".*The provided params to be frozen already exist within another group.*",
         # Data without validation or test images.
         ".*Total length of `list` across ranks is zero.*",
         # Lightning 2.6 with torch 2.14; about its own code.

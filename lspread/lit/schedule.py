@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -65,26 +66,36 @@ def configure_adamw(
 
 
 class _Schedule(LambdaLR):
-    """A schedule that keeps the rates and the decay of the options when a checkpoint of others is loaded.
+    """The schedule of the module's own parameter groups.
 
-    Torch takes them from the checkpoint, so that a resumed run would ignore what was changed.
+    What torch's does otherwise: groups that a callback adds, such as the backbone's when `BackboneFinetuning` frees it,
+    keep the rate that the callback gives them, and a loaded checkpoint brings its step, but not its rates and decay, so
+    that a resumed run obeys what was changed.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
-        super().__init__(optimizer, factor)
         self._decays = [group["weight_decay"] for group in optimizer.param_groups]
+        super().__init__(optimizer, factor)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of each group."""
+        return self._own_rates() + [group["lr"] for group in self.optimizer.param_groups[len(self._decays) :]]
+
+    def _own_rates(self) -> list[float | Tensor]:
+        return [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the step only. Lightning has loaded the optimizer before."""
+        """Take the step; Lightning has loaded the optimizer before."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
-        self._last_lr = [
-            base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
-        ]
-        for group, base, rate, decay in zip(
-            self.optimizer.param_groups, self.base_lrs, self._last_lr, self._decays, strict=True
-        ):
+        own, added = self.optimizer.param_groups[: len(self._decays)], self.optimizer.param_groups[len(self._decays) :]
+        for group in added:
+            for parameter in group["params"]:
+                # Lightning's finetuning holds on resuming what it had freed; up to 2.6 at least, issue 21901.
+                parameter.requires_grad_(True)
+        for group, base, rate, decay in zip(own, self.base_lrs, self._own_rates(), self._decays, strict=True):
             group.update(initial_lr=base, lr=rate, weight_decay=decay)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def count_steps(trainer: Trainer, warmup_epochs: int) -> tuple[float, int]:

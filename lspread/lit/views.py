@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lspread.data import mix_images
+from lspread.errors import ConfigError
 from lspread.labels import PseudoLabels, pseudo_label_loss
 
 __all__ = ["ON_SECOND", "ON_STRONG", "make_views", "mixed_pseudo_loss"]
@@ -35,6 +36,9 @@ def make_views(
     Returns:
         Views by name, of "labeled", "weak", "strong", "mixed" and "second" those that are needed; and partner and share
         of the mixing, None where nothing is mixed.
+
+    Raises:
+        ConfigError: The views differ in shape.
     """
     views, mixing = {"labeled": weak(labeled)}, None
     if {"confident", "teacher"} & set(pieces):
@@ -48,6 +52,12 @@ def make_views(
             views["strong"] = view
     if ON_SECOND & set(pieces):
         views["second"] = strong(pool)
+    shapes = {name: tuple(view.shape[1:]) for name, view in views.items()}
+    if len(set(shapes.values())) > 1:
+        raise ConfigError(
+            f"All views of a step go through the network together and need one shape, but weak and strong give "
+            f"{shapes}. Set the same size in both."
+        )
     return views, mixing
 
 

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision.datasets import cifar, stl10, svhn
+from torchvision.models import resnet18
 
 from lspread.cli.main import main
 from lspread.cli.progress import EpochLines
@@ -335,7 +336,7 @@ def write_fashion(folder):
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = ["digits", "fashion_mnist", "fashion_mnist_10min", "image_folder"]
+FILES = ["digits", "fashion_mnist", "fashion_mnist_10min", "image_folder", "pretrained"]
 BENCHMARKS = ["cifar10", "cifar100", "image_classes", "medical_images", "medmnist", "stl10", "svhn", "table", "text"]
 
 
@@ -355,12 +356,17 @@ def test_every_settings_file_builds_and_takes_a_step(name, photos, tmp_path, con
         write_fashion(tmp_path)
         arguments += ["--data.root", str(tmp_path)]
         assert FashionMNIST(str(tmp_path)).num_classes == 10
-    if name == "image_folder":
+    if name in ("image_folder", "pretrained"):
         arguments += ["--data.root", str(photos.root)]
+    if name == "pretrained":
+        weights = tmp_path / "resnet18.pth"
+        torch.save(resnet18(num_classes=3).state_dict(), weights)
+        arguments += ["--model.backbone.checkpoint", str(weights), "--data.image_size=32"]
+        arguments += ["--trainer.max_epochs=5"]  # two of them with all of the network
     assert main(arguments) == 0
     results = read_results(tmp_path / "run")
     assert results.graph
-    assert results.num_labeled == {"digits": 10, "image_folder": 6}.get(name, 100)
+    assert results.num_labeled == {"digits": 10, "image_folder": 6, "pretrained": 6}.get(name, 100)
 
 
 def write_benchmark(name, folder, monkeypatch):

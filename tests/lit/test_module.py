@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lspread.data import mix_images
+from lspread.data import StrongAugmentation, mix_images
 from lspread.errors import ConfigError
 from lspread.graph import SelfTuning
 from lspread.labels import (
@@ -201,6 +201,14 @@ def test_pool_baselines_train(make_trainer: Callable[..., Trainer]) -> None:
         make_trainer(RampedAveraging(), max_epochs=2).fit(model, datamodule=make_data())
         assert torch.isfinite(model.head.weight).all()
         assert not torch.equal(model.head.weight, before)
+
+
+def test_views_may_shrink_together_only(make_trainer: Callable[..., Trainer]) -> None:
+    small = StrongAugmentation(flip=0, size=6)
+    make_trainer(max_epochs=2).fit(make_model(view=small, warmup_epochs=1, pseudo_weight=0.0), datamodule=make_data())
+    model = make_model(strong=small, pseudo_weight=0.0, entropy_weight=1.0)
+    with pytest.raises(ConfigError, match=r"'labeled': \(1, 8, 8\), 'strong': \(1, 6, 6\).*Set the same size in both"):
+        make_trainer(max_epochs=1).fit(model, datamodule=make_data())
 
 
 def test_contrastive_loss_sees_two_views_of_each_image(make_trainer: Callable[..., Trainer]) -> None:
