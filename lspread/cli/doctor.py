@@ -34,6 +34,7 @@ def run(command: str, argv: list[str]) -> int:
     facts["device"] = _device()
     facts["memory_gib"] = _memory()
     facts["data"] = _data()
+    facts["warm_ups"] = _warm_ups()
     problems = []
     if sys.version_info < LEAST_PYTHON:
         problems.append(f"Python {platform.python_version()} is older than {'.'.join(map(str, LEAST_PYTHON))}")
@@ -53,6 +54,8 @@ def run(command: str, argv: list[str]) -> int:
     print(f"memory: {facts['memory_gib']} GiB" if facts["memory_gib"] else "memory: unknown")
     for name, place in facts["data"].items():
         print(f"data: {name} in {place}" if place else f"data: {name} not found")
+    kept = facts["warm_ups"]
+    print(f"warm-ups: {kept['number']} kept in {kept['folder']}, {kept['mib']} MiB (lspread fit --warmup_cache)")
     if options.folder is not None:
         good = facts["folder"]["num_images"] - len(facts["folder"]["unreadable"])
         print(f"{options.folder}: {good:,} of {facts['folder']['num_images']:,} images can be read")
@@ -93,6 +96,15 @@ def _data() -> dict[str, str | None]:
     from lspread.data import FashionMNIST
 
     return {"Fashion-MNIST": FashionMNIST().find_folder()}
+
+
+def _warm_ups() -> dict[str, Any]:
+    from lspread.cli.warm_up import warm_up_folder
+
+    folder = warm_up_folder("auto")
+    assert folder is not None
+    sizes = [path.stat().st_size for path in folder.glob("*.ckpt")]
+    return {"folder": str(folder), "number": len(sizes), "mib": round(sum(sizes) / 2**20, 1)}
 
 
 def _folder(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Finished warm-ups, kept so that other runs on the same items start from them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -46,16 +47,16 @@ class WarmUpCache(Checkpoint):
         self._is_keeping = self._lacks_metrics = False
 
     def find(self) -> Path | None:
-        """Return the checkpoint of this warm-up, or None where no run has finished it; a damaged file is removed."""
+        """Return the checkpoint of this warm-up, or None where no run has finished it or its file is damaged."""
         if not self.path.is_file():
             return None
         try:
             torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-            warnings.warn(f"The kept warm-up {self.path} cannot be read and was removed: {error}", stacklevel=2)
-            self.path.unlink(missing_ok=True)
+            warnings.warn(f"The kept warm-up {self.path} cannot be read and is trained again: {error}", stacklevel=2)
             return None
-        self.path.touch()  # used last
+        with contextlib.suppress(OSError):  # somebody else's, perhaps
+            self.path.touch()  # used last
         return self.path
 
     def copy_metrics(self, run_dir: str | Path) -> None:
@@ -72,14 +73,20 @@ class WarmUpCache(Checkpoint):
         if trainer.current_epoch + 1 != pl_module.warmup_epochs or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         part = self.path.with_name(f"{self.path.stem}.{os.getpid()}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
         self._is_keeping = True
-        trainer.save_checkpoint(part, weights_only=False)
-        self._is_keeping = False
-        if trainer.is_global_zero:
-            part.replace(self.path)
-            self._lacks_metrics = True
-            self._forget_old()
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part, weights_only=False)
+            if trainer.is_global_zero:
+                part.replace(self.path)
+                self._lacks_metrics = True
+                self._forget_old()
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
+            warnings.warn(f"This warm-up could not be kept in {self.path}: {error}. Training goes on.", stacklevel=2)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        finally:
+            self._is_keeping = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave out of an entry where this run keeps its own checkpoints."""
@@ -101,7 +108,7 @@ class WarmUpCache(Checkpoint):
         if self._lacks_metrics and logger is not None:
             logger.save()
             source = Path(logger.log_dir) / METRICS_FILE
-            if source.is_file():
+            with contextlib.suppress(OSError):  # curves are worth less than the run
                 shutil.copyfile(source, self.path.with_suffix(".csv"))
         self._lacks_metrics = False
 

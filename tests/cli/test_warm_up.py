@@ -158,6 +158,17 @@ def test_a_warm_up_alone_is_taken_whole(fit, tmp_path):
     assert "epoch 1/1" in printed
 
 
+def test_the_clock_of_a_timed_run_has_the_warm_ups_time(fit, tmp_path):
+    fit("first", "--trainer.max_time", "00:01:00:00", "--trainer.max_epochs", "2")
+    checkpoint = torch.load(tmp_path / "cache" / entries(tmp_path)[0], weights_only=True)
+    assert 0 < checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] < 3600
+    _, printed = fit("second", "--trainer.max_time", "00:02:00:00", "--trainer.max_epochs", "2")
+    assert "epochs taken from" in printed
+    # Where the warm-up alone took longer than all of a run may, nothing is left to train.
+    _, printed = fit("third", "--trainer.max_time", "00:00:00:00", "--trainer.max_epochs", "2")
+    assert "epoch 2/2" not in printed
+
+
 def test_an_interrupted_warm_up_is_kept_when_it_is_finished(photo_arguments, fit, tmp_path, monkeypatch):
     def press_ctrl_c(self, trainer, pl_module):
         if trainer.current_epoch == 1:
@@ -179,19 +190,28 @@ def test_a_damaged_entry_is_trained_again(fit, tmp_path):
     first, _ = fit("first")
     checkpoint = tmp_path / "cache" / entries(tmp_path)[0]
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match=f"{checkpoint} cannot be read and was removed"):
+    with pytest.warns(UserWarning, match=f"{checkpoint} cannot be read and is trained again"):
         second, printed = fit("second")
     assert "will be kept" in printed
     assert_same(first, second)
     torch.load(checkpoint, weights_only=True)
 
 
-def test_null_keeps_nothing_and_the_default_is_the_users_cache(fit, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_ends_no_run(fit, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match=r"could not be kept in .*file/cache/.*Training goes on"):
+        fit("run", cache=tmp_path / "file" / "cache")
+
+
+def test_null_keeps_nothing_and_the_default_is_the_users_cache(fit, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     fit("none", "--warmup_cache", "null", cache=None)
     assert not (tmp_path / "home").exists()
     fit("auto", cache=None)
-    assert len(list((tmp_path / "home" / "lspread" / "warm_ups").glob("*.ckpt"))) == 1
+    [checkpoint] = (tmp_path / "home" / "lspread" / "warm_ups").glob("*.ckpt")
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["warm_ups"]
+    assert told == {"folder": str(checkpoint.parent), "number": 1, "mib": round(checkpoint.stat().st_size / 2**20, 1)}
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert warm_up_folder("auto") == Path.home() / ".cache" / "lspread" / "warm_ups"
 
