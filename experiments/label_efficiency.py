@@ -73,7 +73,12 @@ def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
     name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     folder = out / f"warm_up-{name}"
     # Only what follows the warm-up asks for pseudo-labels, and nothing does.
-    found = fit(folder, [DATA], [f"--trainer.max_epochs={model['warmup_epochs']}", *(f"--{one}" for one in settings)])
+    options = [
+        f"--trainer.max_epochs={model['warmup_epochs']}",
+        "--warmup_cache=null",
+        *(f"--{one}" for one in settings),
+    ]
+    found = fit(folder, [DATA], options)
     network = yaml.safe_load((folder / "config.yaml").read_text())["model"]["backbone"]["init_args"]
     checkpoint = str((folder / "model.safetensors").resolve())
     init_args = {"name": "small_resnet", "checkpoint": checkpoint, **network}

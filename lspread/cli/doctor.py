@@ -103,7 +103,7 @@ def _warm_ups() -> dict[str, Any]:
 
     folder = warm_up_folder("auto")
     assert folder is not None
-    sizes = [path.stat().st_size for path in folder.glob("*.ckpt")]
+    sizes = [path.stat().st_size for path in folder.glob("warm_up-*.ckpt")]
     return {"folder": str(folder), "number": len(sizes), "mib": round(sum(sizes) / 2**20, 1)}
 
 

@@ -235,29 +235,37 @@ class TrainingCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Go on from the end of a warm-up that an earlier run has trained, or keep this one's for later runs."""
-        options, module = self.config[self.command], self.model
+        options, module, trainer = self.config[self.command], self.model, self.trainer
         assert isinstance(module, FewLabelClassifier)
-        folder = warm_up_folder(options.warmup_cache)
-        if folder is None or not module.warmup_epochs or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder, length = warm_up_folder(options.warmup_cache), module.warmup_epochs
+        # Only a warm-up that runs from its start to its end in one sitting is what its settings say.
+        is_whole = trainer.max_steps == -1 and (trainer.max_epochs in (None, -1) or trainer.max_epochs >= length)
+        is_new = options.get("ckpt_path") is None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if folder is None or not length or not is_whole or not is_new or not self._is_repeatable():
             return
-        if self.trainer.local_rank == 0:
-            self.datamodule.prepare_data()
+        self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         self._dump_config()
-        cache = WarmUpCache(folder, hash_warm_up(warm_up_settings(self.config_dump), module, self.datamodule))
-        self.trainer.callbacks.append(cache)  # type: ignore[attr-defined]
-        is_whole = self.trainer.max_steps == -1 and not 0 <= (self.trainer.max_epochs or -1) < module.warmup_epochs
-        if options.get("ckpt_path") is not None or not is_whole:
-            return
+        settings = warm_up_settings(self.config_dump)
+        settings["machine"] = [trainer.strategy.root_device.type, str(trainer.precision)]
+        cache = WarmUpCache(folder, hash_warm_up(settings, module, self.datamodule))
+        trainer.callbacks.append(cache)  # type: ignore[attr-defined]
         if cache.find() is None:
             print(f"warm-up: will be kept for later runs on these images in {cache.path}")
             return
-        print(f"warm-up: {module.warmup_epochs} epochs taken from {cache.path} (--warmup_cache null trains them anew)")
+        print(f"warm-up: {length} epochs taken from {cache.path} (--warmup_cache null trains them anew)")
         cache.copy_metrics(self.run_dir)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 callback.warm_up = str(cache.path)
         self.config_init[self.command].ckpt_path = str(cache.path)
+
+    def _is_repeatable(self) -> bool:
+        """Whether another run of these settings draws the same numbers: seeded, one process."""
+        seed = self.config[self.command].seed_everything  # 0 is one, False is none
+        return (
+            seed is not None and seed is not False and self.trainer.world_size == 1 and not self.datamodule.num_workers
+        )
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "fit":

@@ -219,6 +219,7 @@ class WeakAugmentation(RandomAffine):
         rotate: Largest rotation either way, in degrees.
         scale: Smallest and largest magnification.
         padding: What lies outside the image.
+        size: Height and width of the result in pixels; None keeps the image's.
     """
 
     def __init__(
@@ -228,8 +229,9 @@ class WeakAugmentation(RandomAffine):
         rotate: float = 0.0,
         scale: tuple[float, float] = (1.0, 1.0),
         padding: Padding = "zeros",
+        size: int | None = None,
     ) -> None:
-        super().__init__(shift=shift, rotate=rotate, scale=scale, flip=flip, padding=padding)
+        super().__init__(shift=shift, rotate=rotate, scale=scale, flip=flip, padding=padding, size=size)
 
 
 class StrongAugmentation(nn.Module):

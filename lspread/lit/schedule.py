@@ -48,7 +48,7 @@ def configure_adamw(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
     num_rest = num_steps - num_warmup
 
     def factor(step: int) -> float:
@@ -90,8 +90,9 @@ class _Schedule(LambdaLR):
         self._step_count = state_dict["_step_count"]
         own, added = self.optimizer.param_groups[: len(self._decays)], self.optimizer.param_groups[len(self._decays) :]
         for group in added:
+            group["weight_decay"] = self.optimizer.defaults["weight_decay"]
             for parameter in group["params"]:
-                # Lightning's finetuning holds on resuming what it had freed; up to 2.6 at least, issue 21901.
+                # Lightning's finetuning holds on resuming what it had freed; issue 21901; goes when pull 21902 is out.
                 parameter.requires_grad_(True)
         for group, base, rate, decay in zip(own, self.base_lrs, self._own_rates(), self._decays, strict=True):
             group.update(initial_lr=base, lr=rate, weight_decay=decay)

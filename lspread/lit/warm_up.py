@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ __all__ = ["WarmUpCache", "hash_warm_up"]
 
 METRICS_FILE = "metrics.csv"
 NUM_KEPT = 10
+ENTRY = re.compile(r"warm_up-[0-9a-f]{32}\.ckpt")
 
 
 class WarmUpCache(Checkpoint):
@@ -32,7 +34,7 @@ class WarmUpCache(Checkpoint):
 
     The stage reads no label, so every run that differs in labels and later settings only can go on from there:
     `Trainer.fit(ckpt_path=cache.find())`. It then is what it would have been, bit for bit, and its minutes count the
-    warm-up's. The ten entries used last are kept.
+    warm-up's. The ten entries used last are kept; other files of the folder are left alone.
 
     Args:
         folder: Where finished warm-ups lie, one checkpoint and one metrics.csv each.
@@ -43,7 +45,7 @@ class WarmUpCache(Checkpoint):
     """
 
     def __init__(self, folder: str | Path, key: str) -> None:
-        self.path = Path(folder) / f"{key}.ckpt"
+        self.path = Path(folder) / f"warm_up-{key}.ckpt"
         self._is_keeping = self._lacks_metrics = False
 
     def find(self) -> Path | None:
@@ -72,6 +74,8 @@ class WarmUpCache(Checkpoint):
             raise ConfigError(f"WarmUpCache works with FewLabelClassifier; got {type(pl_module).__name__}.")
         if trainer.current_epoch + 1 != pl_module.warmup_epochs or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if trainer.should_stop or not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return  # the clock ended the epoch early
         part = self.path.with_name(f"{self.path.stem}.{os.getpid()}.part")
         self._is_keeping = True
         try:
@@ -80,13 +84,14 @@ class WarmUpCache(Checkpoint):
             if trainer.is_global_zero:
                 part.replace(self.path)
                 self._lacks_metrics = True
-                self._forget_old()
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
             warnings.warn(f"This warm-up could not be kept in {self.path}: {error}. Training goes on.", stacklevel=2)
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
         finally:
             self._is_keeping = False
+        with contextlib.suppress(OSError):  # another run may forget the same ones
+            self._forget_old()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave out of an entry where this run keeps its own checkpoints."""
@@ -108,13 +113,16 @@ class WarmUpCache(Checkpoint):
         if self._lacks_metrics and logger is not None:
             logger.save()
             source = Path(logger.log_dir) / METRICS_FILE
+            part = self.path.with_name(f"{self.path.stem}.{os.getpid()}.part")
             with contextlib.suppress(OSError):  # curves are worth less than the run
-                shutil.copyfile(source, self.path.with_suffix(".csv"))
+                shutil.copyfile(source, part)
+                part.replace(self.path.with_suffix(".csv"))
         self._lacks_metrics = False
 
     def _forget_old(self) -> None:
-        entries = sorted(self.path.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-        for old in entries[:-NUM_KEPT]:
+        # The folder may hold other files; only names of ours are touched.
+        own = [path for path in self.path.parent.iterdir() if ENTRY.fullmatch(path.name)]
+        for old in sorted(own, key=lambda path: path.stat().st_mtime)[:-NUM_KEPT]:
             old.unlink(missing_ok=True)
             old.with_suffix(".csv").unlink(missing_ok=True)
 
@@ -128,9 +136,11 @@ def hash_warm_up(settings: Mapping[str, Any], module: FewLabelClassifier, data: 
         data: After `setup`; the images of the pool and the size of its batches count, labels do not.
     """
     digest = hashlib.blake2b(digest_size=16)
-    packages = {name: version(name) for name in ("lspread", "torch", "lightning")}
-    told = [settings, packages, data.batch_size, data.images.fingerprint(data.split.pool)]
+    packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
+    told = [settings, packages, data.batch_size, data.images.fingerprint(data.split.pool), len(data.split.val) > 0]
     digest.update(json.dumps(told, sort_keys=True).encode())
+    for path in sorted(Path(__file__).resolve().parents[1].rglob("*.py")):  # a version does not tell an edited checkout
+        digest.update(path.read_bytes())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

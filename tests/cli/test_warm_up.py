@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lspread.cli.main import main
 from lspread.cli.progress import EpochLines
 from lspread.cli.warm_up import warm_up_folder
-from lspread.lit.warm_up import NUM_KEPT
+from lspread.lit.warm_up import ENTRY, NUM_KEPT
 from tests.cli.conftest import make_photos
 
 EXACT = ("--trainer.precision", "32-true")
@@ -122,6 +122,7 @@ EARLIER = {
     "held-out images": ("--data.val_csv", "null"),
     "precision": ("--trainer.precision", "bf16-mixed"),
     "clipping": ("--trainer.gradient_clip_val", "0.5"),
+    "validation": ("--trainer.check_val_every_n_epoch", "2"),
     "clock": ("--trainer.max_time", "00:01:00:00"),
 }
 
@@ -169,7 +170,8 @@ def test_the_clock_of_a_timed_run_has_the_warm_ups_time(fit, tmp_path):
     assert "epoch 2/2" not in printed
 
 
-def test_an_interrupted_warm_up_is_kept_when_it_is_finished(photo_arguments, fit, tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [(), ("--model.temperature", "0.7")])
+def test_an_interrupted_warm_up_is_not_kept(options, photo_arguments, tmp_path, monkeypatch):
     def press_ctrl_c(self, trainer, pl_module):
         if trainer.current_epoch == 1:
             raise KeyboardInterrupt
@@ -178,12 +180,34 @@ def test_an_interrupted_warm_up_is_kept_when_it_is_finished(photo_arguments, fit
     with monkeypatch.context() as patch:
         patch.setattr(EpochLines, "on_train_epoch_start", press_ctrl_c)
         assert main(photo_arguments(tmp_path / "halves", *EXACT, *longer)) == 130
+    assert main(["fit", str(tmp_path / "halves"), *options]) == 0
+    assert entries(tmp_path) == []  # a shuffle may have begun again, and settings may have changed
+
+
+def test_a_warm_up_that_steps_or_time_cut_short_is_not_kept(fit, tmp_path, monkeypatch):
+    fit("steps", "--model.warmup_epochs", "2", "--trainer.max_steps", "3")
     assert entries(tmp_path) == []
-    assert main(["fit", str(tmp_path / "halves")]) == 0
-    assert len(entries(tmp_path)) == 2
-    second, printed = fit("second", *longer)
-    assert "2 epochs taken from" in printed
-    assert_same(tmp_path / "halves", second)
+
+    def stop(self, trainer, *others):
+        trainer.should_stop = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochLines, "on_train_batch_start", stop)
+        fit("time", "--trainer.max_epochs", "2")
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [("--seed_everything", "false"), ("--data.num_workers", "1")])
+def test_what_another_run_cannot_repeat_is_not_kept(options, fit, tmp_path):
+    _, printed = fit("run", "--trainer.max_epochs", "1", *options)
+    assert "kept" not in printed
+    assert entries(tmp_path) == []
+
+
+def test_no_epochs_at_all_take_no_warm_up(warm_up, fit, tmp_path):
+    shutil.copytree(warm_up, tmp_path / "cache")
+    _, printed = fit("none", "--model.warmup_lr", "0.003", "--trainer.max_epochs", "0")
+    assert "taken" not in printed
 
 
 def test_a_damaged_entry_is_trained_again(fit, tmp_path):
@@ -216,15 +240,18 @@ def test_null_keeps_nothing_and_the_default_is_the_users_cache(fit, tmp_path, mo
     assert warm_up_folder("auto") == Path.home() / ".cache" / "lspread" / "warm_ups"
 
 
-def test_the_entries_used_last_are_kept(fit, tmp_path):
+def test_the_entries_used_last_are_kept_and_no_other_file_is_touched(fit, tmp_path):
     (tmp_path / "cache").mkdir()
-    for number in range(NUM_KEPT + 1):
-        for kind in ("ckpt", "csv"):
-            path = tmp_path / "cache" / f"{number:02d}.{kind}"
-            path.write_text("")
-            os.utime(path, (1000 + number, 1000 + number))
+    names = [f"warm_up-{number:032x}" for number in range(NUM_KEPT + 1)]
+    foreign = ["my-model.ckpt", "my-model.csv", "warm_up-mine.ckpt"]
+    for number, name in enumerate([f"{name}.{kind}" for name in names for kind in ("ckpt", "csv")] + foreign):
+        path = tmp_path / "cache" / name
+        path.write_text("")
+        seconds = 1 if name in foreign else 1000 + number
+        os.utime(path, (seconds, seconds))
     fit("first")
-    left = [name for name in entries(tmp_path) if name.endswith(".ckpt")]
-    assert len(left) == NUM_KEPT
-    assert left[0] == "02.ckpt"
-    assert not (tmp_path / "cache" / "01.csv").exists()
+    left = entries(tmp_path)
+    assert set(foreign) <= set(left)
+    assert len([name for name in left if ENTRY.fullmatch(name)]) == NUM_KEPT
+    assert {f"{names[0]}.ckpt", f"{names[1]}.csv"}.isdisjoint(left)
+    assert f"{names[2]}.ckpt" in left

@@ -28,6 +28,7 @@ class Record(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self.weight.append(pl_module.backbone.stem.weight.detach().clone())  # type: ignore[union-attr]
+        self.decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
         self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
 
@@ -48,6 +49,7 @@ def test_a_held_backbone_is_freed(make_trainer: Callable[..., Trainer]) -> None:
     assert not any(torch.equal(weight, held.weight[0]) for weight in held.weight[UNFREEZE + 1 :])
     # The schedule of what learns from the start is what it always is; the new group has the rate that it was given.
     assert [rates[:2] for rates in held.rates] == plain.rates
+    assert held.decays == [1e-3, 0.0, 1e-3]  # the module's own default, not torch's
     assert {len(rates) for rates in held.rates[: UNFREEZE * per_epoch]} == {2}
     for epoch, factor in ((UNFREEZE, 0.1), (UNFREEZE + 1, 0.2)):
         steps = held.rates[epoch * per_epoch : (epoch + 1) * per_epoch]

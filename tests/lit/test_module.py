@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lspread.data import StrongAugmentation, mix_images
+from lspread.data import StrongAugmentation, WeakAugmentation, mix_images
 from lspread.errors import ConfigError
 from lspread.graph import SelfTuning
 from lspread.labels import (
@@ -206,6 +206,8 @@ def test_pool_baselines_train(make_trainer: Callable[..., Trainer]) -> None:
 def test_views_may_shrink_together_only(make_trainer: Callable[..., Trainer]) -> None:
     small = StrongAugmentation(flip=0, size=6)
     make_trainer(max_epochs=2).fit(make_model(view=small, warmup_epochs=1, pseudo_weight=0.0), datamodule=make_data())
+    both = make_model(weak=WeakAugmentation(flip=0, size=6), strong=small, pseudo_weight=0.0, entropy_weight=1.0)
+    make_trainer(max_epochs=1).fit(both, datamodule=make_data())
     model = make_model(strong=small, pseudo_weight=0.0, entropy_weight=1.0)
     with pytest.raises(ConfigError, match=r"'labeled': \(1, 8, 8\), 'strong': \(1, 6, 6\).*Set the same size in both"):
         make_trainer(max_epochs=1).fit(model, datamodule=make_data())
