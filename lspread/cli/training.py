@@ -255,17 +255,16 @@ class TrainingCLI(LightningCLI):
             return
         print(f"warm-up: {length} epochs taken from {cache.path} (--warmup_cache null trains them anew)")
         cache.copy_metrics(self.run_dir)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 callback.warm_up = str(cache.path)
         self.config_init[self.command].ckpt_path = str(cache.path)
 
     def _is_repeatable(self) -> bool:
         """Whether another run of these settings draws the same numbers: seeded, one process."""
-        seed = self.config[self.command].seed_everything  # 0 is one, False is none
-        return (
-            seed is not None and seed is not False and self.trainer.world_size == 1 and not self.datamodule.num_workers
-        )
+        seed = self.config[self.command].seed_everything
+        is_seeded = seed is not None and seed is not False  # 0 is a seed
+        return is_seeded and self.trainer.world_size == 1 and not self.datamodule.num_workers
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "fit":

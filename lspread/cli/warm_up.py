@@ -16,14 +16,8 @@ _LATER = {
 """Settings of the model that nothing reads before the warm-up is over; those that add weights change its first ones."""
 _AROUND = {
     *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "logger", "fast_dev_run", "profiler"),
-    *(
-        "limit_test_batches",
-        "limit_predict_batches",
-        "num_sanity_val_steps",
-        "log_every_n_steps",
-        "enable_checkpointing",
-    ),
-    *("enable_progress_bar", "enable_model_summary", "inference_mode", "default_root_dir", "barebones"),
+    *("limit_test_batches", "limit_predict_batches", "num_sanity_val_steps", "log_every_n_steps", "barebones"),
+    *("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode", "default_root_dir"),
 }
 """Settings of the trainer that change nothing of what a warm-up learns. Validation does: its loader draws a number."""
 _LATER_CALLBACKS = ("lspread.lit.RefreshPseudoLabels",)

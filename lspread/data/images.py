@@ -190,9 +190,8 @@ class FolderImages(Images):
         digest = hashlib.blake2b(repr((self.image_shape, self.full_scale, self.window)).encode(), digest_size=16)
         for row in index.tolist():
             stat = self.paths[row].stat()
-            digest.update(
-                repr((os.fspath(self.paths[row]), stat.st_size, stat.st_mtime_ns)).encode("utf-8", "surrogateescape")
-            )
+            told = os.fspath(self.paths[row]), stat.st_size, stat.st_mtime_ns
+            digest.update(repr(told).encode())
         return digest.hexdigest()
 
     def check(self, *, progress: bool = False) -> None:

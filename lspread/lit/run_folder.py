@@ -55,9 +55,6 @@ class RunFolder(Callback):
     `lspread.report.write_report` makes the report. All of it comes from the final weights (the averaged ones where a
     weight-averaging callback keeps some).
 
-    Attributes:
-        warm_up: The checkpoint of an earlier run's warm-up that this run went on from, for the report; None: its own.
-
     Args:
         run_dir: The folder; made where it is missing.
         title: Headline of the report; default: data name and number of labels.
@@ -67,6 +64,9 @@ class RunFolder(Callback):
         graph_head_rows: Training images that `graph_head.safetensors` keeps at most, as in `make_graph_head`; 0 writes
             no such file.
         num_shown: How many items to show of the most certain, the least certain, and each kind that deserves a look.
+
+    Attributes:
+        warm_up: The checkpoint of an earlier run's warm-up that this run went on from, for the report; None: its own.
 
     Raises:
         ConfigError: `graph_head_rows` is below 0.

@@ -128,7 +128,7 @@ class WarmUpCache(Checkpoint):
 
 
 def hash_warm_up(settings: Mapping[str, Any], module: FewLabelClassifier, data: FewLabelData) -> str:
-    """Return what tells a warm-up from all others, 32 hexadecimal digits.
+    """Return what tells a warm-up from all others, 32 hexadecimal digits; the code that trains it counts as well.
 
     Args:
         settings: All that the contrastive stage depends on beside the next two, as JSON has it.

@@ -204,9 +204,10 @@ def test_what_another_run_cannot_repeat_is_not_kept(options, fit, tmp_path):
     assert entries(tmp_path) == []
 
 
-def test_no_epochs_at_all_take_no_warm_up(warm_up, fit, tmp_path):
+@pytest.mark.parametrize("options", [("--trainer.max_epochs", "0"), ("--trainer.max_steps", "1")])
+def test_a_run_that_ends_before_the_warm_up_takes_none(options, warm_up, fit, tmp_path):
     shutil.copytree(warm_up, tmp_path / "cache")
-    _, printed = fit("none", "--model.warmup_lr", "0.003", "--trainer.max_epochs", "0")
+    _, printed = fit("short", "--model.warmup_lr", "0.003", *options)
     assert "taken" not in printed
 
 
