@@ -34,6 +34,8 @@ LEARNED = ["model.spread_weight=0.3", "model.learn_spread=true"]
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "recipe": ("the recipe", []),
     "no_mixup": ("without mixing images", ["model.mixup=0"]),
+    "cutmix": ("with boxes cut from other images beside mixing", ["model.cutmix=1"]),
+    "sharpen": ("with pseudo-labels sharpened at temperature 0.5", callbacks(temperature=0.5)),
     "no_prior": ("without expecting equal classes", callbacks(prior="none")),
     "no_whitening": ("without whitening", callbacks(whiten=False)),
     "128_axes": ("with 128 axes of the embeddings", callbacks(num_components=128)),

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lspread.data import mix_images
 from lspread.graph import (
     CosinePower,
     Gaussian,
@@ -35,6 +36,7 @@ from lspread.labels import (
     propagate_labels,
     pseudo_label_loss,
     pseudo_labels,
+    sharpen_pseudo_labels,
     sinkhorn_prior,
     spread_labels,
     spread_score_loss,
@@ -306,6 +308,8 @@ def test_pseudo_labels_and_losses(device, prior):
     given = points(device, 3) if prior == "given" else prior
     pseudo = pseudo_labels(points(device, 40, 3), label, prior=given)
     assert on_device(pseudo.label, pseudo.weight, pseudo.class_weight, pseudo.probability, pseudo.num_unreached)
+    sharp = sharpen_pseudo_labels(pseudo, 0.5)
+    assert on_device(sharp.weight, sharp.probability)
     index = labels(device, 8)
     for loss in (
         pseudo_label_loss(points(device, 8, 3), pseudo, index),
@@ -316,6 +320,13 @@ def test_pseudo_labels_and_losses(device, prior):
         assert loss.shape == ()
         assert on_device(loss)
     assert on_device(whiten(points(device, 20, 4)))
+
+
+@pytest.mark.parametrize("amounts", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_images_are_mixed(device, amounts, monkeypatch):
+    # torch.distributions.Beta draws with an operation that has no fake.
+    monkeypatch.setattr("lspread.data.mixing._beta", lambda _, device: torch.rand((), device=device))
+    assert on_device(*mix_images(points(device, 4, 2, 6, 6), *amounts))
 
 
 def test_the_guard_itself(device):

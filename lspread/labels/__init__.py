@@ -19,7 +19,7 @@ from lspread.labels.losses import (
 from lspread.labels.operators import PropagationOperator, SpreadOperator
 from lspread.labels.poisson import PoissonOperator, poisson_labels
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, mean_shift, normalize_scores
-from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels
+from lspread.labels.pseudo import PseudoLabels, certainty, pseudo_labels, sharpen_pseudo_labels
 from lspread.labels.reinforcement import reinforce_labels
 from lspread.labels.sinkhorn import sinkhorn_prior
 from lspread.labels.spreading import check_alpha, propagate_labels, spread_labels
@@ -57,6 +57,7 @@ __all__ = [
     "reinforce_labels",
     "reliability",
     "sharpen",
+    "sharpen_pseudo_labels",
     "sinkhorn_prior",
     "spread_labels",
     "spread_score_loss",

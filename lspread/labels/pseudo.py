@@ -1,16 +1,17 @@
 """From scores to pseudo-labels with weights that say how far to trust them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
+from lspread.labels.calibration import sharpen
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, normalize_scores
 from lspread.typing import UNLABELED
 
-__all__ = ["PseudoLabels", "certainty", "pseudo_labels"]
+__all__ = ["PseudoLabels", "certainty", "pseudo_labels", "sharpen_pseudo_labels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +101,29 @@ def pseudo_labels(
         is_reached=is_reached,
         probability=probability,
     )
+
+
+def sharpen_pseudo_labels(pseudo: PseudoLabels, temperature: float) -> PseudoLabels:
+    """Return pseudo-labels of probabilities p^(1/T), rows summing to one, and certainties of those.
+
+    Args:
+        pseudo: From `pseudo_labels`.
+        temperature: T > 0: below 1 all are surer, and near 0 every reached item counts fully; above 1 only the surest
+            are heard; 1 changes nothing.
+
+    Returns:
+        The same labels. Given ones keep weight 1, and what nothing reached weight 0.
+
+    Raises:
+        ConfigError: The temperature is not positive.
+
+    References:
+        Berthelot et al., "MixMatch: A Holistic Approach to Semi-Supervised Learning", NeurIPS 2019, equation 7.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be greater than 0; got {temperature}.")
+    if temperature == 1:
+        return pseudo
+    probability = sharpen(pseudo.probability, temperature)
+    weight = torch.where(pseudo.is_given, 1.0, certainty(probability) * pseudo.is_reached).to(pseudo.weight.dtype)
+    return replace(pseudo, probability=probability, weight=weight)

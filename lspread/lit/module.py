@@ -41,8 +41,7 @@ class FewLabelClassifier(LightningModule):
     one image (contrastive). From then on the loss is the sum of the pieces below whose weight is above zero. Only
     given labels are read; what the other images are is known to the evaluator alone.
 
-    Supervised training on the labels alone is this module with `warmup_epochs=0, pseudo_weight=0, spread_weight=0,
-    contrastive_weight=0`.
+    Supervised training on the labels alone is this module with `pseudo_weight=0`.
 
     Args:
         backbone: Images `(m, ch, h, w)` to embeddings `(m, d)`, with the attribute `num_features` = d.
@@ -59,7 +58,8 @@ class FewLabelClassifier(LightningModule):
             `RefreshPseudoLabels`).
         pseudo_reduction: As in `pseudo_label_loss`: "weighted_mean", or "mean" as LP-DeepSSL has it.
         mixup: Concentration of the mixing of pool images in pairs before they are compared with their pseudo-labels, as
-            in `mix_images`; 0 mixes nothing. Costs a view where other pieces look at the strong one.
+            in `mix_images`; 0 blends nothing. Costs a view where other pieces look at the strong one.
+        cutmix: The same for boxes that are cut from the other image; 0 cuts nothing.
         confident_weight: Weight of cross entropy of strongly changed pool images to the classes that the classifier is
             sure of when they are weakly changed (FixMatch); costs a second view.
         threshold: How sure that is, a probability in [0, 1]; None takes thresholds per class that follow training
@@ -108,6 +108,7 @@ class FewLabelClassifier(LightningModule):
         pseudo_weight: float = 1.0,
         pseudo_reduction: Literal["mean", "weighted_mean"] = "weighted_mean",
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         confident_weight: float = 0.0,
         threshold: float | None = 0.95,
         align: bool = False,
@@ -142,6 +143,7 @@ class FewLabelClassifier(LightningModule):
                 "teacher_weight": teacher_weight,
                 "entropy_weight": entropy_weight,
                 "mixup": mixup,
+                "cutmix": cutmix,
                 "contrastive_weight": contrastive_weight,
                 "graph_contrastive_weight": graph_contrastive_weight,
                 "spread_weight": spread_weight,
@@ -158,14 +160,14 @@ class FewLabelClassifier(LightningModule):
         self.weak = WeakAugmentation() if weak is None else weak
         self.strong = StrongAugmentation() if strong is None else strong
         self.view = self.strong if view is None else view
-        self.warmup_epochs, self.temperature = warmup_epochs, temperature
+        self.warmup_epochs, self.temperature, self.threshold = warmup_epochs, temperature, threshold
         self.supervised_weight, self.pseudo_weight, self.ramp_epochs = supervised_weight, pseudo_weight, ramp_epochs
-        self.contrastive_weight, self.spread_weight = contrastive_weight, spread_weight
-        self.consistency_weight, self.agreement_weight = consistency_weight, agreement_weight
-        self.graph_contrastive_weight = graph_contrastive_weight
+        self.contrastive_weight, self.graph_contrastive_weight = contrastive_weight, graph_contrastive_weight
+        self.spread_weight, self.consistency_weight = spread_weight, consistency_weight
+        self.agreement_weight, self.confident_weight = agreement_weight, confident_weight
+        self.teacher_weight, self.entropy_weight = teacher_weight, entropy_weight
         self.pseudo_reduction: Literal["mean", "weighted_mean"] = pseudo_reduction
-        self.mixup, self.entropy_weight = mixup, entropy_weight
-        self.confident_weight, self.teacher_weight, self.threshold = confident_weight, teacher_weight, threshold
+        self.mixup, self.cutmix = mixup, cutmix
         has_own = bool(confident_weight) and threshold is None
         self.adaptive_threshold = AdaptiveThreshold(num_classes) if has_own else None
         self.alignment = DistributionAlignment(num_classes) if confident_weight and align else None
@@ -290,7 +292,7 @@ class FewLabelClassifier(LightningModule):
         labeled, pool = batch["labeled"], batch["pool"]
         pieces = [name for name in ("pseudo", *ON_STRONG) if getattr(self, f"{name}_weight")]
         images = to_float(labeled["image"]), to_float(pool["image"])
-        views, mixing = make_views(*images, self.weak, self.strong, pieces, self.mixup)
+        views, mixing = make_views(*images, self.weak, self.strong, pieces, mixup=self.mixup, cutmix=self.cutmix)
         # The teacher alone looks at weakly changed images without gradient.
         weak = views["weak"] if self.confident_weight else views.pop("weak", None)
         z = self.backbone(self.normalize(torch.cat(list(views.values()))))

@@ -22,7 +22,15 @@ from lspread.graph import (
     normalize_graph,
     whiten,
 )
-from lspread.labels import ClassPrior, PseudoLabels, label_matrix, pseudo_labels, reinforce_labels, spread_labels
+from lspread.labels import (
+    ClassPrior,
+    PseudoLabels,
+    label_matrix,
+    pseudo_labels,
+    reinforce_labels,
+    sharpen_pseudo_labels,
+    spread_labels,
+)
 from lspread.lit.averaging import averaged_module
 from lspread.lit.module import FewLabelClassifier
 from lspread.nn import embed
@@ -76,6 +84,8 @@ class RefreshPseudoLabels(Callback):
             number per class.
         reinforce: Rounds in which the surest half of every class's answers become labels, as in `reinforce_labels`;
             helps with one or a few labels per class. Needs `balance`.
+        temperature: Below 1 makes the pseudo-labels that train surer, above 1 less sure, as in `sharpen_pseudo_labels`;
+            what the graph answers in the end stays as it is.
         every_n_epochs: Epochs between refreshes.
         solver: How to solve.
     """
@@ -93,6 +103,7 @@ class RefreshPseudoLabels(Callback):
         balance: bool = True,
         prior: str | list[float] = "none",
         reinforce: int = 0,
+        temperature: float = 1.0,
         every_n_epochs: int = 1,
         solver: Solver | None = None,
     ) -> None:
@@ -100,6 +111,8 @@ class RefreshPseudoLabels(Callback):
             raise ConfigError(f"every_n_epochs must be at least 1; got {every_n_epochs}.")
         if reinforce < 0 or (reinforce and not balance):
             raise ConfigError(f"reinforce must be 0 or more, and above 0 only with balance; got {reinforce}.")
+        if not temperature > 0:
+            raise ConfigError(f"temperature must be greater than 0; got {temperature}.")
         if isinstance(prior, str) and prior not in ("none", "uniform", "labeled"):
             raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
         self.k, self.alpha, self.balance = k, alpha, balance
@@ -110,7 +123,7 @@ class RefreshPseudoLabels(Callback):
         self.kernel: Kernel = KERNELS[kernel]() if isinstance(kernel, str) else kernel
         self.symmetrize: Symmetrize = symmetrize
         self.prior: ClassPrior = torch.tensor(prior) if isinstance(prior, list) else prior  # type: ignore[assignment]
-        self.reinforce, self.every_n_epochs = reinforce, every_n_epochs
+        self.reinforce, self.temperature, self.every_n_epochs = reinforce, temperature, every_n_epochs
         self.solver: Solver = ConjugateGradient() if solver is None else solver
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
@@ -203,13 +216,14 @@ class RefreshPseudoLabels(Callback):
         initial = self.last.scores if self.last is not None and self.last.scores.shape == shape else None
         self.last = self.spread(z, data, initial=initial)
         self.last.seconds.update(seconds)
-        pl_module.pseudo = self.last.pseudo
+        pl_module.pseudo = sharpen_pseudo_labels(self.last.pseudo, self.temperature)
         return self.last
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
         if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
-            pl_module.pseudo = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
+            saved = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
+            pl_module.pseudo = sharpen_pseudo_labels(saved, self.temperature)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh when it is due."""
@@ -224,7 +238,8 @@ class RefreshPseudoLabels(Callback):
         logged["solver_steps"] = found.facts["num_steps"]
         logged["solve_converged"] = float(found.facts["status"] == "converged")
         logged["num_unreached"] = found.facts["num_unreached"]
-        logged["pseudo_weight_mean"] = float(found.pseudo.weight[data.split.pool].mean())
+        weight = sharpen_pseudo_labels(found.pseudo, self.temperature).weight
+        logged["pseudo_weight_mean"] = float(weight[data.split.pool].mean())
         accuracy = data.evaluator.accuracy(found.pseudo.label, data.split.unlabeled)
         if accuracy is not None:
             logged["pseudo_accuracy"] = accuracy

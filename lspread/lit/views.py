@@ -21,7 +21,14 @@ ON_SECOND = frozenset(("contrastive", "graph_contrastive", "agreement"))
 
 
 def make_views(
-    labeled: Tensor, pool: Tensor, weak: nn.Module, strong: nn.Module, pieces: Collection[str], mixup: float
+    labeled: Tensor,
+    pool: Tensor,
+    weak: nn.Module,
+    strong: nn.Module,
+    pieces: Collection[str],
+    *,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> tuple[dict[str, Tensor], list[Tensor] | None]:
     """Change the images of a batch as its pieces need them, and nothing else.
 
@@ -31,7 +38,8 @@ def make_views(
         weak: Changes labeled images, and pool images for "confident" and "teacher".
         strong: Changes pool images.
         pieces: Names of the pieces of the loss that count.
-        mixup: As in `mix_images`, for "pseudo"; 0 mixes nothing.
+        mixup: As in `mix_images`, for "pseudo"; where both are 0, nothing is mixed.
+        cutmix: The same.
 
     Returns:
         Views by name, of "labeled", "weak", "strong", "mixed" and "second" those that are needed; and partner and share
@@ -46,8 +54,8 @@ def make_views(
     needs_strong = bool(ON_STRONG & set(pieces))
     if needs_strong or "pseudo" in pieces:
         view = strong(pool)
-        if "pseudo" in pieces and mixup:
-            views["mixed"], *mixing = mix_images(view, mixup)
+        if "pseudo" in pieces and (mixup or cutmix):
+            views["mixed"], *mixing = mix_images(view, mixup, cutmix)
         if needs_strong or mixing is None:
             views["strong"] = view
     if ON_SECOND & set(pieces):

@@ -5,7 +5,7 @@ import torch
 
 from lspread.errors import ConfigError, GraphError
 from lspread.graph import normalize_graph
-from lspread.labels import certainty, label_matrix, pseudo_labels, spread_labels
+from lspread.labels import certainty, label_matrix, pseudo_labels, sharpen_pseudo_labels, spread_labels
 from tests import reference
 from tests.reference import from_dense, seeded
 
@@ -119,6 +119,32 @@ def test_detached_and_certainty_of_corners():
     assert not any(getattr(pseudo, name).requires_grad for name in ("probability", "weight", "class_weight"))
     assert certainty(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist() == [1.0, 0.0]
     assert certainty(torch.ones(3, 1)).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 1e-3, 1e3])
+def test_sharpened_probabilities_are_powers(temperature):
+    scores, label = sample()
+    before = pseudo_labels(scores, label)
+    after = sharpen_pseudo_labels(before, temperature)
+    wanted = (before.probability.clamp(min=1e-6).log() / temperature).softmax(1)
+    torch.testing.assert_close(after.probability, wanted)
+    is_free = before.is_reached & ~before.is_given
+    torch.testing.assert_close(after.weight[is_free], certainty(wanted)[is_free])
+    assert (after.weight[~before.is_reached] == 0).all()
+    assert (after.weight[before.is_given] == 1).all()
+    assert after.weight.dtype == before.weight.dtype
+    for name in ("label", "class_weight", "is_given", "is_reached"):
+        assert getattr(after, name) is getattr(before, name)
+    grows = after.weight[is_free] - before.weight[is_free]
+    assert (grows * (1 - temperature) >= -1e-12).all(), "sharper is surer"
+
+
+def test_temperature_one_changes_nothing_and_zero_is_refused():
+    pseudo = pseudo_labels(*sample())
+    assert sharpen_pseudo_labels(pseudo, 1.0) is pseudo
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"temperature must be greater than 0; got {temperature}"):
+            sharpen_pseudo_labels(pseudo, temperature)
 
 
 def test_errors():

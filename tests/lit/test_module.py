@@ -165,15 +165,17 @@ def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable
 
 
 @pytest.mark.parametrize("others", [{}, {"entropy_weight": 0.5}])
+@pytest.mark.parametrize("amounts", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_mixed_images_are_compared_with_both_labels(
-    others: dict[str, float], make_trainer: Callable[..., Trainer]
+    amounts: tuple[float, float], others: dict[str, float], make_trainer: Callable[..., Trainer]
 ) -> None:
-    model = make_model(weak=SAME, strong=Darker(), mixup=1.0, **others)
+    mixup, cutmix = amounts
+    model = make_model(weak=SAME, strong=Darker(), mixup=mixup, cutmix=cutmix, **others)
     batch = first_batch(model, make_trainer)
     model.train()
     given, strong = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 510
     torch.manual_seed(3)
-    mixed, partner, share = mix_images(strong, 1.0)
+    mixed, partner, share = mix_images(strong, mixup, cutmix)
     views = [given, strong, mixed] if others else [given, mixed]
     logits = model.head(model.backbone(model.normalize(torch.cat(views)))).split([len(view) for view in views])
     assert model.pseudo is not None

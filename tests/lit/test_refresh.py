@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lspread.errors import ConfigError
 from lspread.graph import build_graph, find_neighbors, normalize_graph, whiten
-from lspread.labels import label_matrix, pseudo_labels, reinforce_labels, spread_labels
+from lspread.labels import label_matrix, pseudo_labels, reinforce_labels, sharpen_pseudo_labels, spread_labels
 from lspread.lit import RefreshPseudoLabels
 from lspread.lit.refresh import averaged_backbone
 
@@ -65,6 +65,27 @@ def test_everything_is_logged(make_trainer: Callable[..., Trainer]) -> None:
     assert float(logged["solve_converged"]) == 1.0
 
 
+def test_sharpened_pseudo_labels_train_and_the_graph_answers_as_before(make_trainer: Callable[..., Trainer]) -> None:
+    data, model, refresh = make_data(), make_model(), RefreshPseudoLabels(k=5, temperature=0.5)
+    trainer = make_trainer(refresh, max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    assert refresh.last is not None
+    assert model.pseudo is not None
+    plain = refresh.last.pseudo
+    assert torch.equal(plain.weight[data.split.pool], pseudo_labels(refresh.last.scores, data.given_label).weight)
+    torch.testing.assert_close(model.pseudo.weight, sharpen_pseudo_labels(plain, 0.5).weight)
+    assert model.pseudo.weight.mean() > plain.weight.mean()
+    assert float(trainer.callback_metrics["pseudo_weight_mean"]) == pytest.approx(float(model.pseudo.weight.mean()))
+
+    # A resumed run has them sharpened once, not twice.
+    again = RefreshPseudoLabels(k=5, temperature=0.5)
+    again.load_state_dict(refresh.state_dict())
+    other = make_model()
+    again.on_train_start(trainer, other)
+    assert other.pseudo is not None
+    torch.testing.assert_close(other.pseudo.weight, model.pseudo.weight)
+
+
 def test_refreshes_when_due(make_trainer: Callable[..., Trainer]) -> None:
     epochs: list[int] = []
 
@@ -108,6 +129,7 @@ def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[
     ("options", "message"),
     [
         ({"every_n_epochs": 0}, r"every_n_epochs must be at least 1; got 0"),
+        ({"temperature": 0.0}, r"temperature must be greater than 0; got 0"),
         ({"reinforce": -1}, r"reinforce must be 0 or more, and above 0 only with balance; got -1"),
         ({"reinforce": 1, "balance": False}, r"reinforce must be 0 or more, and above 0 only with balance; got 1"),
         ({"prior": "equal"}, r"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got 'equal'"),
