@@ -75,7 +75,7 @@ class FewLabelData(LightningDataModule):
         num_workers: Loader processes. 0 is fastest for images in memory.
 
     Raises:
-        ConfigError: An option outside its range, or more than one way to choose labels.
+        ConfigError: An option outside its range, no list of class names, or more than one way to choose labels.
     """
 
     kind: ItemKind = "image"
@@ -99,6 +99,8 @@ class FewLabelData(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(class_names, str) or not isinstance(class_names, Sequence):
+            raise ConfigError(f"class_names must be a list of names, such as ['cat', 'dog'], but is {class_names!r}.")
         for option, value in (
             ("batch_size", batch_size),
             ("labeled_batch_size", labeled_batch_size),

@@ -151,6 +151,12 @@ def test_options_are_checked_at_construction(options: dict[str, Any], message: s
         TensorData(IMAGE, LABEL, NAMES, **{"num_labels_per_class": 2, **options})
 
 
+@pytest.mark.parametrize("names", [3, "cat,dog"])
+def test_class_names_are_a_list(names: Any) -> None:
+    with pytest.raises(ConfigError, match=r"class_names must be a list of names, such as \['cat', 'dog'\], but is"):
+        TensorData(IMAGE, LABEL, names)
+
+
 def test_data_errors() -> None:
     with pytest.raises(DataError, match=r"TensorData has not read its data yet. Call setup\(\) first"):
         TensorData(IMAGE, LABEL, NAMES).split  # noqa: B018
