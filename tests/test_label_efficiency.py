@@ -20,7 +20,7 @@ RESULTS = ROOT / "experiments" / "results"
 def scripts():
     """Import the scripts as they import each other."""
     sys.path.insert(0, str(ROOT / "experiments"))
-    names = ("label_efficiency", "ablation", "baseline_settings")
+    names = ("label_efficiency", "ablation", "baseline_settings", "settings_files")
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(ROOT / "experiments"))
 
@@ -94,6 +94,32 @@ def test_finished_runs_are_kept_and_not_run_again(scripts, script, tmp_path, mon
     monkeypatch.setattr(sys, "argv", [*arguments, "--minutes", "7"])
     with pytest.raises(SystemExit, match="name another --record"):
         module.main()
+
+
+def test_settings_files_are_compared_on_the_draws_that_both_have(scripts, tmp_path, monkeypatch, capsys):
+    module, record, called = scripts["settings_files"], tmp_path / "record.json", []
+
+    def fit(folder, configs, settings):
+        """Stand for an hour of training: 85 and 86 % for the long one, 83 and 82 % for the short one."""
+        called.append((folder.name, *settings))
+        right = {"fashion_mnist-0": 0.85, "fashion_mnist-1": 0.86, "fashion_mnist_10min-0": 0.83}.get(folder.name, 0.82)
+        asked = [("test", "classifier"), ("unlabeled", "graph")]
+        scores = [{"on": on, "key": key, "accuracy": right} for on, key in asked]
+        return {"seconds": {"fit": 90.0, "embed": 30.0}, "scores": scores}
+
+    monkeypatch.setattr(module, "fit", fit)
+    monkeypatch.setattr(
+        sys, "argv", ["settings_files", "--record", str(record), "--out", str(tmp_path), "--seeds", "0"]
+    )
+    module.main()
+    assert "fashion_mnist_10min loses, test: 2.0 points" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "1"])
+    module.main()
+    assert len(called) == 4
+    assert {f"--warmup_cache={tmp_path / 'warm_ups'}"} == {settings[2] for settings in called}
+    printed = capsys.readouterr().out
+    assert "fashion_mnist_10min loses, test: 3.0 +- 12.7 points" in printed  # 2 and 4: 12.7 = t(1) of 0.975
+    assert re.search(r"fashion_mnist +2 +2\.0 +85\.5", printed)
 
 
 def test_all_settings_are_known(scripts, capsys):
