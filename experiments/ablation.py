@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from label_efficiency import DATA, RESULTS, describe, read, run, warm_up, write
+from label_efficiency import DATA, RESULTS, describe, hash_settings, open_record, parse, read, run, warm_up, write
 
-CALLBACKS = yaml.safe_load(DATA.read_text())["trainer"]["callbacks"]
+CALLBACKS = parse(DATA)["trainer"]["callbacks"]
 
 
 def callbacks(**changed: Any) -> list[str]:
@@ -37,6 +36,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "cutmix": ("with boxes cut from other images beside mixing", ["model.cutmix=1"]),
     "sharpen": ("with pseudo-labels sharpened at temperature 0.5", callbacks(temperature=0.5)),
     "no_prior": ("without expecting equal classes", callbacks(prior="none")),
+    "no_reinforce": ("without sure answers becoming labels", callbacks(reinforce=0)),
     "no_whitening": ("without whitening", callbacks(whiten=False)),
     "128_axes": ("with 128 axes of the embeddings", callbacks(num_components=128)),
     "no_refresh": ("with pseudo-labels from the warm-up only", callbacks(every_n_epochs=1000)),
@@ -51,6 +51,13 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "confident": ("with FixMatch's loss", ["model.confident_weight=0.5", "model.align=true"]),
     "entropy": ("with mean entropy", ["model.entropy_weight=0.5"]),
 }
+
+
+def current_runs(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the runs of a record whose recipe and variant are what they were."""
+    hashes = {name: hash_settings("lspread", settings) for name, (_, settings) in VARIANTS.items()}
+    runs: dict[str, Any] = content.get("runs", {})
+    return {key: row for key, row in runs.items() if row["settings"] == hashes.get(key.split("/")[0])}
 
 
 def show(content: dict[str, Any]) -> None:
@@ -89,22 +96,19 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=RESULTS / "ablation.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
-    facts = {"minutes": options.minutes, "threads": options.threads}
-    content = read(options.record) or {**facts, "runs": {}}
+    content = open_record(options)
     if not options.show:
-        if {name: content[name] for name in facts} != facts:
-            raise SystemExit(f"{options.record} was made with other minutes or threads; name another --record.")
         start, _ = warm_up(options.out, [])
         for seed, name in itertools.product(options.seeds, options.variants):
             key = f"{name}/{seed}"
-            if key in read(options.record).get("runs", {}):
+            if key in current_runs(read(options.record)):
                 continue
             print(f"\n=== {VARIANTS[name][0]}, draw {seed} ===", flush=True)
             each = argparse.Namespace(**{**vars(options), "out": options.out / name, "set": VARIANTS[name][1]})
             scores = run(each, start, "lspread", 10, seed)
             content["runs"] = read(options.record).get("runs", {}) | {key: scores}
             write(options.record, content)
-    show(content)
+    show({**content, "runs": current_runs(content)})
 
 
 if __name__ == "__main__":

@@ -8,21 +8,24 @@ so that only what a method makes of the unlabeled images is compared; "linear_pr
 embeddings, chosen without a single label. It is a column of its own, since classes are no longer drawn alike.
 The warm-up is kept under a name made of its settings and used again. Scores of finished runs are kept in a small JSON
 and not run again; an unfinished one goes on where it was. With `--threads 1` the minutes are those that the processor
-worked for a run, so that nothing else on the machine takes any of them; several commands may then share one record
-and run side by side.
+worked for a run. Several commands with different methods, labels or draws may then run side by side and share one
+record, once there is a warm-up. Other work still slows a run by the caches that it takes: the record has the steps of
+every run. A run counts as finished while its settings are those of the files; where they have changed, it is run again.
 
-    python experiments/label_efficiency.py --minutes 5                        # all of it; says how long it will take
-    python experiments/label_efficiency.py --warm-up model.warmup_epochs=40 --record hour.json      # a longer warm-up
-    python experiments/label_efficiency.py --methods lspread fixmatch --labels 10 --seeds 0
-    python experiments/label_efficiency.py --minutes 1 --out runs/1 --record experiments/results/label_efficiency_1.json
     python experiments/label_efficiency.py --show                             # table and figures of what is there
+    python experiments/label_efficiency.py --record mine.json                 # all of it; says how long it will take
+    python experiments/label_efficiency.py --record mine.json --methods lspread fixmatch --labels 10 --seeds 0
+    python experiments/label_efficiency.py --record short.json --out runs/short --warm-up model.warmup_epochs=20
+    python experiments/label_efficiency.py --record long.json --out runs/long --minutes 56
 """
 
 import argparse
+import csv
 import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,22 +47,48 @@ BY_PROCESSOR_TIME = "import time; time.monotonic = time.process_time; from lspre
 
 
 def fit(folder: Path, configs: list[Path], settings: list[str], threads: int | None = None) -> dict[str, Any]:
-    """Train, go on with what an interruption left, or take what is there; return results.json."""
-    results = folder / "results.json"
+    """Train, go on with what an interruption left, or take what is there; return results.json.
+
+    What was asked for is kept in the folder, and a folder with another run is refused.
+    """
+    results, asked_file = folder / "results.json", folder / "asked.json"
+    asked = {"files": [parse(path) for path in configs], "settings": settings, "threads": threads}
+    is_begun = (folder / "checkpoints" / "last.ckpt").exists()
+    if folder.exists() and not is_begun and not results.exists():
+        shutil.rmtree(folder)  # ended before its first checkpoint: there is nothing to go on with
+    if folder.exists() and read(asked_file) != asked:
+        raise SystemExit(f"{folder} holds a run with other settings; name another --out (and --record), or remove it.")
     if not results.exists():
-        is_begun = (folder / "checkpoints" / "last.ckpt").exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        write(asked_file, asked)
         what = [str(folder)] if is_begun else [part for path in configs for part in ("--config", str(path))]
         start = ["-c", BY_PROCESSOR_TIME] if threads == 1 else ["-m", "lspread"]
         command = [sys.executable, *start, "fit", *what, f"--run_dir={folder}", *settings]
         limits = {} if threads is None else {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "NUMBA")}
         subprocess.run(command, check=True, env=os.environ | limits)
-    found: dict[str, Any] = json.loads(results.read_text())
-    return found
+    return read(results)
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """Return the content of a settings file."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    return content
+
+
+def hash_settings(method: str, settings: list[str]) -> str:
+    """Return what tells the settings of a method from those that it had at another time, 8 hexadecimal digits."""
+    content = [settings, *map(parse, settings_files(method))]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def settings_files(method: str) -> list[Path]:
+    """Return the files of the data and, where it is not lspread, the method."""
+    return [DATA, *([] if method.startswith("lspread") else [ROOT / "configs" / "methods" / f"{method}.yaml"])]
 
 
 def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
     """Train the shared warm-up once; return the file of settings that starts from it, and its minutes."""
-    config = yaml.safe_load(DATA.read_text())
+    config = parse(DATA)
     for setting in settings:
         *place, last = setting.split("=", 1)[0].split(".")
         part = config
@@ -79,7 +108,7 @@ def warm_up(out: Path, settings: list[str]) -> tuple[Path, float]:
         *(f"--{one}" for one in settings),
     ]
     found = fit(folder, [DATA], options)
-    network = yaml.safe_load((folder / "config.yaml").read_text())["model"]["backbone"]["init_args"]
+    network = parse(folder / "config.yaml")["model"]["backbone"]["init_args"]
     checkpoint = str((folder / "model.safetensors").resolve())
     init_args = {"name": "small_resnet", "checkpoint": checkpoint, **network}
     init_args.pop("in_channels", None)
@@ -105,7 +134,7 @@ def choose(folder: Path, num_labels: int, seed: int) -> list[int]:
     saved = load_classifier(folder)
     refresh = next(
         one["init_args"]
-        for one in yaml.safe_load(DATA.read_text())["trainer"]["callbacks"]
+        for one in parse(DATA)["trainer"]["callbacks"]
         if one["class_path"] == "lspread.lit.RefreshPseudoLabels"
     )
     z = embed(saved.backbone, data.pool_dataloader(), preprocess=lambda image: (image - saved.mean) / saved.std)
@@ -115,13 +144,9 @@ def choose(folder: Path, num_labels: int, seed: int) -> list[int]:
     return data.split.pool[rows].tolist()
 
 
-def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, seed: int) -> dict[str, float]:
-    """Train one method on one draw of labels and return its scores."""
-    configs = [
-        DATA,
-        *([] if method.startswith("lspread") else [ROOT / "configs" / "methods" / f"{method}.yaml"]),
-        start,
-    ]
+def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, seed: int) -> dict[str, Any]:
+    """Train one method on one draw of labels and return its scores, minutes and steps, and the hash of its settings."""
+    configs = [*settings_files(method), start]
     freeze = ["--model.backbone.init_args.freeze=true"] if method == "linear_probe" else []
     seconds = round(60 * options.minutes)
     labels = [f"--data.num_labels_per_class={num_labels}"]
@@ -137,17 +162,39 @@ def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, 
         *freeze,
         *(f"--{setting}" for setting in options.set),
     ]
-    found = fit(options.out / f"{method}-{num_labels}-{seed}", configs, settings, options.threads)
+    folder = options.out / f"{method}-{num_labels}-{seed}"
+    found = fit(folder, configs, settings, options.threads)
     scores = {f"{row['on']} {row['key']}": row["accuracy"] for row in found["scores"]}
-    return {name: value for name, value in scores.items() if value is not None} | {
-        "minutes": found["seconds"]["fit"] / 60
-    }
+    with (folder / "metrics.csv").open(newline="") as file:
+        steps = 1 + max(int(row["step"]) for row in csv.DictReader(file))
+    facts = {"minutes": found["seconds"]["fit"] / 60, "steps": steps, "settings": hash_settings(method, options.set)}
+    return {name: value for name, value in scores.items() if value is not None} | facts
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return the record, empty before the first run."""
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return content
+
+
+def open_record(options: argparse.Namespace, **facts: Any) -> dict[str, Any]:
+    """Return the record that new runs belong into; one that was made otherwise is refused."""
+    from lspread.lit.precision import choose_precision
+
+    facts |= {"minutes": options.minutes, "threads": options.threads, "precision": choose_precision().value}
+    content = read(options.record) or {**facts, "runs": {}}
+    if not options.show and {name: content[name] for name in facts} != facts:
+        made = {name: content[name] for name in facts}
+        raise SystemExit(f"{options.record} was made with {made}, asked is {facts}; name another --record and --out.")
+    return content
+
+
+def current_runs(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the runs of a record whose method still has the settings that it had."""
+    if not content:
+        return {}
+    hashes = {method: hash_settings(method, content["settings"]) for method in METHODS}
+    return {key: row for key, row in content["runs"].items() if row["settings"] == hashes[key.split("/")[0]]}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -193,6 +240,38 @@ def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
             print(f"{method:16}{len(found):>6}" + "".join(f"{cell:>24}" for cell in [*cells, ahead]))
 
 
+def markdown(runs: dict[str, dict[str, Any]]) -> str:
+    """Return README's table: ten labels per class beside one, the best on top."""
+
+    def scores(method: str, num_labels: int, column: str) -> dict[str, float]:
+        found = {key.split("/")[2]: row for key, row in runs.items() if key.startswith(f"{method}/{num_labels}/")}
+        return {seed: 100 * row[column] for seed, row in found.items() if column in row}
+
+    rows = {}
+    for method in {key.split("/")[0] for key in runs}:
+        test = {n: scores(method, n, "test classifier") for n in (10, 1)}
+        cells = []
+        for num_labels, values in test.items():
+            ours = scores("lspread", num_labels, "test classifier")
+            ahead = [ours[seed] - value for seed, value in values.items() if seed in ours]
+            cells.append(describe(np.array(list(values.values()))))
+            cells.append("" if method.startswith("lspread") else describe(np.array(ahead)))
+        for num_labels in test:
+            columns = (scores(method, num_labels, f"unlabeled {head}") for head in ("classifier", "graph"))
+            cells.append(" / ".join(f"{np.mean(list(values.values())):.1f}" for values in columns if values))
+        draws = " / ".join(str(len(values)) for values in test.values())
+        order = np.mean(list(test[10].values())) if test[10] else 0.0
+        rows[order, method] = f"| {method} ({draws}) | " + " | ".join(cells) + " |"
+    head = ["", "test, 10 per class", "lspread ahead", "test, 1 per class", "lspread ahead"]
+    head += ["unlabeled, 10: classifier / graph", "unlabeled, 1"]
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+        *(rows[key] for key in sorted(rows, reverse=True)),
+    ]
+    return "\n".join(lines).replace("+-", "±")
+
+
 def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
     """Draw the test accuracy of every run, methods side by side, a panel for each number of labels."""
     import matplotlib
@@ -226,7 +305,8 @@ def draw_over_minutes(folder: Path, path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    contents = sorted((read(one) for one in folder.glob("label_efficiency*.json")), key=lambda one: one["minutes"])
+    contents = [read(one) for one in folder.glob("label_efficiency*.json")]
+    contents = sorted(({**one, "runs": current_runs(one)} for one in contents), key=lambda one: one["minutes"])
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     counts = sorted({key.split("/")[1] for one in contents for key in one["runs"]}, key=int)
     for count, method in itertools.product(counts, METHODS):
@@ -271,31 +351,26 @@ def main() -> None:
     parser.add_argument("--warm-up", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the warm-up")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all other runs")
     parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print README's table and nothing else")
     options = parser.parse_args()
-    facts = {
-        "minutes": options.minutes,
-        "threads": options.threads,
-        "settings": options.set,
-        "warm-up settings": options.warm_up,
-    }
-    content = read(options.record) or {**facts, "runs": {}}
-    if not options.show and {name: content[name] for name in facts} != facts:
-        raise SystemExit(
-            f"{options.record} was made with { ({n: content[n] for n in facts}) }; name another --record and --out."
-        )
+    if options.markdown:
+        return print(markdown(current_runs(read(options.record))))
+    content = open_record(options, **{"settings": options.set, "warm-up settings": options.warm_up})
     asked = list(itertools.product(options.seeds, options.labels, options.methods))
     keys = [f"{method}/{num_labels}/{seed}" for seed, num_labels, method in asked]
-    if not options.show and not set(keys) <= set(content["runs"]):
+    if not options.show and not set(keys) <= set(current_runs(content)):
         start, content["warm-up minutes"] = warm_up(options.out, options.warm_up)
         for number, (key, (seed, num_labels, method)) in enumerate(zip(keys, asked, strict=True)):
-            if key in read(options.record).get("runs", {}):
+            if key in current_runs(read(options.record)):
                 continue
             ahead = (len(asked) - number) * options.minutes
             print(f"\n=== {method}, {num_labels} per class, draw {seed}; at most {ahead:.0f} minutes ===", flush=True)
             scores = run(options, start, method, num_labels, seed)
             content["runs"] = read(options.record).get("runs", {}) | {key: scores}
             write(options.record, content)
-    runs = content["runs"]
+    runs = current_runs(content)
+    if len(runs) < len(content["runs"]):
+        print(f"{len(content['runs']) - len(runs)} runs of settings that have changed since are left out.")
     if runs:
         show(runs, content["minutes"])
         draw(runs, options.record.with_suffix(".png"))

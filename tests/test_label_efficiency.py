@@ -35,27 +35,31 @@ def test_interval_is_students(scripts):
     assert describe(values[:0]) == ""
 
 
-def test_readme_has_the_numbers_of_the_records(scripts):
-    describe = scripts["label_efficiency"].describe
-    runs = json.loads((RESULTS / "label_efficiency.json").read_text())["runs"]
+def test_readme_has_the_table_of_the_record(scripts):
+    script = scripts["label_efficiency"]
+    table = script.markdown(script.current_runs(script.read(RESULTS / "label_efficiency.json")))
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
-    def scores(method, labels, column):
-        found = {key.split("/")[2]: row for key, row in runs.items() if key.startswith(f"{method}/{labels}/")}
-        return {seed: 100 * row[column] for seed, row in found.items() if column in row}
 
-    rows = re.findall(r"^\| \**(\w+)\** \((\d) / (\d)\) \|(.*)\|$", (ROOT / "README.md").read_text(), re.M)
-    assert {name for name, *_ in rows} == {key.split("/")[0] for key in runs}
-    for method, *draws, cells in rows:
-        expected = []
-        for labels, count in zip((10, 1), draws, strict=True):
-            test, ours = (scores(name, labels, "test classifier") for name in (method, "lspread"))
-            assert len(test) == int(count)
-            ahead = [ours[seed] - test[seed] for seed in test if not method.startswith("lspread")]
-            expected += [describe(np.array(list(one))) for one in (test.values(), ahead)]
-        for labels in (10, 1):
-            found = scores(method, labels, "unlabeled graph") or scores(method, labels, "unlabeled classifier")
-            expected.append(f"{np.mean(list(found.values())):.1f}" if found else "")
-        assert [cell.strip(" *").replace("±", "+-") for cell in cells.split("|")] == expected, method
+def test_table_by_hand(scripts):
+    def row(test, unlabeled, graph=None):
+        scores = {"test classifier": test, "unlabeled classifier": unlabeled}
+        return scores if graph is None else scores | {"unlabeled graph": graph}
+
+    runs = {
+        "lspread/10/0": row(0.8, 0.81, 0.82),
+        "lspread/10/1": row(0.84, 0.83, 0.83),
+        "lspread/1/0": row(0.7, 0.71, 0.72),
+        "gll/10/0": row(0.79, 0.8),
+        "gll/10/1": row(0.81, 0.8),
+        "fixmatch/10/1": row(0.805, 0.8),
+        "fixmatch/1/1": row(0.5, 0.5),
+    }
+    *_, first, second, third = scripts["label_efficiency"].markdown(runs).splitlines()
+    # Two draws, one degree of freedom: 12.706 standard errors.
+    assert first == "| lspread (2 / 1) | 82.0 ± 25.4 |  | 70.0 |  | 82.0 / 82.5 | 71.0 / 72.0 |"
+    assert second == "| fixmatch (1 / 1) | 80.5 | 3.5 | 50.0 |  | 80.0 | 50.0 |"
+    assert third == "| gll (2 / 0) | 80.0 ± 12.7 | 2.0 ± 12.7 |  |  | 80.0 |  |"
 
 
 @pytest.mark.parametrize("script", ["label_efficiency", "ablation", "baseline_settings"])
@@ -70,14 +74,15 @@ def test_finished_runs_are_kept_and_not_run_again(scripts, script, tmp_path, mon
             raise KeyboardInterrupt
         done.append((method, num_labels, seed, *options.set))
         scores = {"test classifier": 0.5 + 0.01 * len(done), "unlabeled classifier": 0.5, "unlabeled graph": 0.5}
-        return scores | {"minutes": 5.0}
+        used = scripts["label_efficiency"].hash_settings(method, options.set)
+        return scores | {"minutes": 5.0, "steps": 10, "settings": used}
 
     monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(module, "warm_up", lambda out, settings: (tmp_path / "start.yaml", 1.0))
     chosen = {
         "label_efficiency": ["--methods", "lspread", "gll", "--labels", "1", "--seeds", "0", "1"],
         "ablation": ["--variants", "recipe", "cutmix", "--seeds", "0", "1"],
-        "baseline_settings": ["--methods", "supervised", "lp_deepssl"],
+        "baseline_settings": ["--methods", "supervised", "fixmatch"],
     }[script]
     arguments = [script, "--record", str(record), "--out", str(tmp_path), *chosen]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -85,15 +90,59 @@ def test_finished_runs_are_kept_and_not_run_again(scripts, script, tmp_path, mon
         module.main()
     assert len(json.loads(record.read_text())["runs"]) == 2
     module.main()
-    count = 5 if script == "baseline_settings" else 4
+    count = 6 if script == "baseline_settings" else 4
     assert len(done) == len(set(done)) == count + 1
     assert len(json.loads(record.read_text())["runs"]) == count
     module.main()
     assert len(done) == count + 1
     assert len(capsys.readouterr().out.splitlines()) > count
+    if script != "baseline_settings":
+        content = json.loads(record.read_text())
+        next(iter(content["runs"].values()))["settings"] = "of before"
+        record.write_text(json.dumps(content))
+        module.main()
+        assert len(done) == count + 2, "what was run with other settings is run again"
     monkeypatch.setattr(sys, "argv", [*arguments, "--minutes", "7"])
     with pytest.raises(SystemExit, match="name another --record"):
         module.main()
+
+
+def test_a_folder_is_taken_up_only_for_what_was_asked_there(scripts, tmp_path, monkeypatch):
+    module, folder, commands = scripts["label_efficiency"], tmp_path / "run", []
+    config = tmp_path / "some.yaml"
+    config.write_text("model: {lr: 0.1}")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+
+    def train(command, **options):
+        """Stand for the training: killed before a checkpoint, interrupted after it, finished."""
+        commands.append(command)
+        assert (folder / "config.yaml").exists() == checkpoint.exists()
+        (folder / "config.yaml").write_text("")
+        if len(commands) == 2:
+            checkpoint.parent.mkdir()
+            checkpoint.write_text("")
+        if len(commands) < 3:
+            raise KeyboardInterrupt
+        (folder / "results.json").write_text('{"scores": []}')
+
+    monkeypatch.setattr(module.subprocess, "run", train)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            module.fit(folder, [config], ["--data.seed=1"])
+    with pytest.raises(SystemExit, match="holds a run with other settings"):
+        module.fit(folder, [config], ["--data.seed=2"])
+    assert module.fit(folder, [config], ["--data.seed=1"]) == {"scores": []}
+    begins = ["--config", str(config)]
+    assert [command[4:6] if "--config" in command else command[4:5] for command in commands] == [
+        begins,
+        begins,
+        [str(folder)],
+    ]
+    assert module.fit(folder, [config], ["--data.seed=1"]) == {"scores": []}
+    assert len(commands) == 3
+    config.write_text("model: {lr: 0.2}")
+    with pytest.raises(SystemExit, match="holds a run with other settings"):
+        module.fit(folder, [config], ["--data.seed=1"])
 
 
 def test_settings_files_are_compared_on_the_draws_that_both_have(scripts, tmp_path, monkeypatch, capsys):
@@ -125,7 +174,7 @@ def test_settings_files_are_compared_on_the_draws_that_both_have(scripts, tmp_pa
 def test_all_settings_are_known(scripts, capsys):
     """A misspelled setting would end the run that comes to it, hours later."""
     methods = {name: [[]] for name in scripts["label_efficiency"].METHODS if not name.startswith("lspread")}
-    methods |= scripts["baseline_settings"].CANDIDATES
+    methods |= {name: list(found.values()) for name, found in scripts["baseline_settings"].CANDIDATES.items()}
     tried = [(name, settings) for name, candidates in methods.items() for settings in candidates]
     tried += [(None, settings) for _, settings in scripts["ablation"].VARIANTS.values()]
     for method, settings in tried:

@@ -228,10 +228,11 @@ class TrainingCLI(LightningCLI):
 
     def _check_run_dir(self, checkpoint: str | None) -> None:
         if (self.run_dir / CONFIG_FILE).exists() and checkpoint is None:
-            raise ConfigError(
-                f"--run_dir {self.run_dir} already holds a run. Go on with it: lspread fit {self.run_dir}; "
-                "or choose another folder."
-            )
+            if (self.run_dir / LAST_CHECKPOINT).exists():
+                advice = f"Go on with it: lspread fit {self.run_dir}; or choose another folder."
+            else:
+                advice = "It ended before its first checkpoint: remove the folder, or choose another."
+            raise ConfigError(f"--run_dir {self.run_dir} already holds a run. {advice}")
 
     def before_fit(self) -> None:
         """Go on from the end of a warm-up that an earlier run has trained, or keep this one's for later runs."""

@@ -1,7 +1,7 @@
 """The Lightning data module that all few-label datasets share."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -99,7 +99,8 @@ class FewLabelData(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        # A set has no order, so that classes would change their numbers from one start of Python to the next.
+        if isinstance(class_names, str | bytes | Set | Mapping) or not isinstance(class_names, Iterable):
             raise ConfigError(f"class_names must be a list of names, such as ['cat', 'dog'], but is {class_names!r}.")
         for option, value in (
             ("batch_size", batch_size),

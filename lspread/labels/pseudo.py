@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
-from lspread.labels.calibration import sharpen
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, normalize_scores
 from lspread.typing import UNLABELED
 
@@ -108,8 +107,8 @@ def sharpen_pseudo_labels(pseudo: PseudoLabels, temperature: float) -> PseudoLab
 
     Args:
         pseudo: From `pseudo_labels`.
-        temperature: T > 0: below 1 all are surer, and near 0 every reached item counts fully; above 1 only the surest
-            are heard; 1 changes nothing.
+        temperature: T > 0: below 1 all are surer, and near 0 every reached item without a tie counts fully; above 1
+            only the surest are heard; 1 changes nothing.
 
     Returns:
         The same labels. Given ones keep weight 1, and what nothing reached weight 0.
@@ -124,6 +123,9 @@ def sharpen_pseudo_labels(pseudo: PseudoLabels, temperature: float) -> PseudoLab
         raise ConfigError(f"temperature must be greater than 0; got {temperature}.")
     if temperature == 1:
         return pseudo
-    probability = sharpen(pseudo.probability, temperature)
+    # Logarithms, since powers of small numbers may be zero for a whole row.
+    is_possible = pseudo.probability > 0
+    log = torch.where(is_possible, pseudo.probability, 1).log() / temperature
+    probability = log.masked_fill(~is_possible, -math.inf).softmax(1)
     weight = torch.where(pseudo.is_given, 1.0, certainty(probability) * pseudo.is_reached).to(pseudo.weight.dtype)
     return replace(pseudo, probability=probability, weight=weight)

@@ -196,8 +196,17 @@ def test_a_finished_run_that_has_nothing_left_to_train_keeps_its_averaged_weight
 def test_a_finished_run_is_not_overwritten(finished_run, photo_arguments, capsys):
     before = (finished_run / "results.json").read_bytes()
     assert main(photo_arguments(finished_run)) == 1
-    assert f"{finished_run} already holds a run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{finished_run} already holds a run. Go on with it: lspread fit {finished_run}" in said
     assert (finished_run / "results.json").read_bytes() == before
+
+
+def test_nobody_is_told_to_go_on_with_a_run_that_has_no_checkpoint(finished_run, photo_arguments, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copyfile(finished_run / "config.yaml", tmp_path / "run" / "config.yaml")
+    assert main(photo_arguments(tmp_path / "run")) == 1
+    said = capsys.readouterr().err
+    assert "already holds a run. It ended before its first checkpoint: remove the folder, or choose another." in said
 
 
 def test_validate_and_predict_leave_the_run_as_it_is(finished_run, tmp_path, capsys):

@@ -151,7 +151,7 @@ def test_options_are_checked_at_construction(options: dict[str, Any], message: s
         TensorData(IMAGE, LABEL, NAMES, **{"num_labels_per_class": 2, **options})
 
 
-@pytest.mark.parametrize("names", [3, "cat,dog"])
+@pytest.mark.parametrize("names", [3, "cat,dog", {"cat", "dog"}, {"cat": 0, "dog": 1}])
 def test_class_names_are_a_list(names: Any) -> None:
     with pytest.raises(ConfigError, match=r"class_names must be a list of names, such as \['cat', 'dog'\], but is"):
         TensorData(IMAGE, LABEL, names)

@@ -124,9 +124,13 @@ def test_detached_and_certainty_of_corners():
 @pytest.mark.parametrize("temperature", [0.5, 2.0, 1e-3, 1e3])
 def test_sharpened_probabilities_are_powers(temperature):
     scores, label = sample()
+    scores[3], scores[4] = torch.tensor([[1.0, 0, 0, 0], [1e-9, 1, 0, 1e-9]])
     before = pseudo_labels(scores, label)
     after = sharpen_pseudo_labels(before, temperature)
-    wanted = (before.probability.clamp(min=1e-6).log() / temperature).softmax(1)
+    relative = before.probability / before.probability.max(1, keepdim=True).values
+    power = relative ** (1 / temperature)
+    wanted = power / power.sum(1, keepdim=True)
+    assert after.probability[3].tolist() == [1, 0, 0, 0], "who is quite sure stays so at any temperature"
     torch.testing.assert_close(after.probability, wanted)
     is_free = before.is_reached & ~before.is_given
     torch.testing.assert_close(after.weight[is_free], certainty(wanted)[is_free])
