@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from lspread.cli.main import main
@@ -143,6 +144,18 @@ def test_a_folder_is_taken_up_only_for_what_was_asked_there(scripts, tmp_path, m
     config.write_text("model: {lr: 0.2}")
     with pytest.raises(SystemExit, match="holds a run with other settings"):
         module.fit(folder, [config], ["--data.seed=1"])
+
+
+def test_every_method_has_the_best_of_the_settings_that_were_tried(scripts):
+    runs = scripts["label_efficiency"].read(RESULTS / "baseline_settings.json")["runs"]
+    for method, candidates in scripts["baseline_settings"].CANDIDATES.items():
+        tried = {key.split("/")[1]: row for key, row in runs.items() if key.split("/")[0] == method}
+        assert set(tried) == set(candidates)
+        best = max(tried, key=lambda name: tried[name]["unlabeled classifier"])
+        model = yaml.safe_load((ROOT / "configs" / "methods" / f"{method}.yaml").read_text())["model"]
+        for setting in best.split(" "):
+            name, value = setting.split("=")
+            assert model[name] == float(value), f"{method}: {name} of {best}"
 
 
 def test_settings_files_are_compared_on_the_draws_that_both_have(scripts, tmp_path, monkeypatch, capsys):
