@@ -22,7 +22,7 @@ DRAW = 100
 CALLBACKS = parse(ROOT / "configs" / "methods" / "lp_deepssl.yaml")["trainer"]["callbacks"]
 RARELY = json.dumps([{**CALLBACKS[0], "init_args": {**CALLBACKS[0]["init_args"], "every_n_epochs": 3}}, CALLBACKS[1]])
 CANDIDATES = {
-    "linear_probe": {f"lr={lr}": [f"model.lr={lr}"] for lr in (0.01, 0.003, 0.001, 0.0003)},
+    "linear_probe": {f"lr={lr}": [f"model.lr={lr}"] for lr in (0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)},
     "supervised": {f"lr={lr}": [f"model.lr={lr}"] for lr in (0.001, 0.0003, 0.0001)},
     "pseudo_label": {
         f"lr={lr} threshold={threshold}": [f"model.lr={lr}", f"model.threshold={threshold}"]

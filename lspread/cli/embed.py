@@ -69,6 +69,7 @@ def run(command: str, argv: list[str]) -> int:
     else:
         raise DataError(f"There is no folder and no file {options.source}.")
     found.save(options.output)
+    _Parts.remove(options.output)
     n, d = found.embedding.shape
     facts = {"output": str(options.output), "kind": found.kind, "num_items": n, "num_features": d, **found.made_by}
     if options.json:
@@ -102,8 +103,10 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
             print(f"left out, unreadable: {path}", file=sys.stderr)
         if not names:
             raise DataError(f"None of the {len(bad)} image files under {options.source} can be read.")
-    images = FolderImages([options.source / name for name in names], size, channels, window=window)
-    parts = _Parts(options.output, [names, size, channels, features, window])
+    source = options.source.resolve()
+    images = FolderImages([source / name for name in names], size, channels, window=window)
+    told = [size, channels, features, window, images.fingerprint(torch.arange(len(names))), _weights(options)]
+    parts = _Parts(options.output, told)
     device = pick_device(options.device)
     if network is not None:
         network.to(device)
@@ -120,9 +123,7 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
             found = _embed_part(images, rows, network, preprocess, options.batch_size, device)
             parts.save(start, found)
         done.append(found)
-    parts.remove()
-    root = str(options.source.resolve())
-    return EmbeddedItems(torch.cat(done), names, "image", root, "cosine", {"features": features})
+    return EmbeddedItems(torch.cat(done), names, "image", str(source), "cosine", {"features": features})
 
 
 def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batch_size: int, device: Any) -> "Tensor":
@@ -168,6 +169,16 @@ def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Win
     return network, prepare, size, channels, f"{options.backbone}, {options.weights.name}, {size} x {size}", "full"
 
 
+def _weights(options: argparse.Namespace) -> list[Any]:
+    """Return what tells the weights from others under the same name: their path, size and time of change."""
+    from lspread.lit.saved_model import MODEL_FILE
+
+    if options.run is None and options.backbone == "pixels":
+        return []
+    file = options.weights if options.run is None else options.run / MODEL_FILE
+    return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
+
+
 def _window(words: list[str]) -> "Window":
     from lspread.data.decoding import check_window
 
@@ -191,15 +202,15 @@ class _Normalize:
 
 
 class _Parts:
-    """What is embedded already, beside the file that will hold all of it; another source or network starts anew."""
+    """What is embedded already, beside the file that will hold all of it; other files or weights start anew."""
 
     def __init__(self, output: Path, source: list[Any]) -> None:
-        self.folder = output.with_name(output.name + ".parts")
+        self.folder = self.folder_of(output)
         key = hashlib.sha256(json.dumps(source).encode("utf-8", "surrogatepass")).hexdigest()
         note = self.folder / "source"
         if note.is_file() and note.read_text() == key:
             return
-        self.remove()
+        self.remove(output)
         self.folder.mkdir(parents=True)
         note.write_text(key)
 
@@ -216,10 +227,15 @@ class _Parts:
         save_file({"embedding": embedding.contiguous()}, part)
         part.replace(self.folder / f"{start}.safetensors")
 
-    def remove(self) -> None:
+    @staticmethod
+    def folder_of(output: Path) -> Path:
+        return output.with_name(output.name + ".parts")
+
+    @staticmethod
+    def remove(output: Path) -> None:
         import shutil
 
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(_Parts.folder_of(output), ignore_errors=True)
 
 
 def pick_device(name: str) -> "torch.device":

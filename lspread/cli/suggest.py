@@ -1,10 +1,14 @@
 """`lspread suggest`: what to label next."""
 
 import argparse
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lspread.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +53,9 @@ examples:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     options = parser.parse_args(argv)
 
+    table = options.output / "suggestions.csv"
+    _check_unfilled(table)
+
     from lspread.active import make_pool
     from lspread.data import EmbeddedItems
     from lspread.graph import normalize_graph
@@ -63,7 +70,6 @@ examples:
     found = _strategies(options.seed)[options.strategy](pool, options.num)
     rows = found.index.tolist()
     reasons = found.name_classes(names)
-    table = options.output / "suggestions.csv"
     column = "file" if items.kind == "image" else "item"
     lines = [
         [items.items[row], "", reason, f"{score:.6g}"]
@@ -88,6 +94,22 @@ examples:
     print("wrote " + ", ".join(files))
     print(f"next: fill the column `label` of {table} and add its rows to your labels file")
     return 0
+
+
+def _check_unfilled(table: Path) -> None:
+    """Refuse to write over labels that somebody filled in."""
+    if not table.is_file():
+        return
+    from lspread.data.columns import read_separated
+
+    text, separator = read_separated(table, "")
+    rows = csv.DictReader(io.StringIO(text), delimiter=separator)
+    num_filled = sum(bool((row.get("label") or "").strip()) for row in rows)
+    if num_filled:
+        raise ConfigError(
+            f"{table} holds {num_filled} labels that were filled in, and the new suggestions would replace them. "
+            "Choose another folder with -o, or move the file."
+        )
 
 
 def _unit(z: "Tensor") -> "Tensor":

@@ -90,8 +90,10 @@ class SaveRunConfig(SaveConfigCallback):
     """Saves the resolved settings when training starts; testing a run must not change its folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml."""
+        """Write config.yaml, without where this run goes on from: another run of these settings starts anew."""
         if stage == "fit":
+            self.config = self.config.clone()
+            self.config.ckpt_path = None
             super().setup(trainer, pl_module, stage)
 
 

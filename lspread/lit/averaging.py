@@ -58,9 +58,9 @@ class RampedAveraging(WeightAveraging):
             raise ConfigError(f"decay must lie in [0, 1); got {decay}.")
 
         def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-            step = int(num_averaged)
-            share = min(decay, (1 + step) / (10 + step))
+            # A tensor all the way: torch calls this for every weight at every step, and a number would wait for a GPU.
+            weight = (9 / (10 + torch.as_tensor(num_averaged))).clamp(min=1 - decay)
             # What does not change stays to the last bit; also for buffers that count in integers.
-            return averaged + (1 - share) * (current - averaged)
+            return averaged + weight * (current - averaged)
 
         super().__init__(avg_fn=average)

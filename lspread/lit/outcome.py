@@ -225,18 +225,25 @@ def draw_map(
 def _main_directions(centered: Tensor) -> tuple[Tensor, float]:
     """Return the two directions of the largest variance `(d, 2)`, and their share of all variance."""
     total = float(centered.square().sum())
-    if min(centered.shape) <= FEW_AXES or total == 0:
-        spectrum, direction = torch.linalg.eigh(centered.T @ centered)
+    n, d = centered.shape
+    if total == 0:
+        return torch.eye(d, 2, dtype=centered.dtype), 1.0
+    if min(n, d) <= FEW_AXES:
+        # The smaller of the two products: with few points in a wide space, the one between points.
+        spectrum, direction = torch.linalg.eigh(centered.T @ centered if d <= n else centered @ centered.T)
         main, variance = direction[:, [-1, -2]], float(spectrum[-2:].clamp(min=0).sum())
+        if n < d:
+            main = normalize(centered.T @ main, dim=0)
     else:
         # All directions of a wide space would take far longer than two.
         from scipy.sparse.linalg import svds
 
-        start = np.ones(min(centered.shape))
+        # Not all ones: these are orthogonal to everything where the points are centered.
+        start = np.random.default_rng(0).standard_normal(min(n, d))
         _, scale, direction = svds(centered.numpy(), k=2, v0=start, tol=1e-6)
         order = np.argsort(-scale)
         main, variance = torch.from_numpy(direction[order].T.copy()), float((scale**2).sum())
-    return main, min(1.0, variance / total) if total > 0 else 1.0
+    return main, min(1.0, variance / total)
 
 
 def _baselines(z: Tensor, data: FewLabelData) -> dict[str, Method]:

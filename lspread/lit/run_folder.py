@@ -137,7 +137,12 @@ class RunFolder(Callback):
             (callback for callback in trainer.callbacks if isinstance(callback, RefreshPseudoLabels)),  # type: ignore[attr-defined]
             None,
         )
-        outcome = run_outcome(trainer, pl_module, data, refresh)
+        # Lightning has moved the module to the CPU by now.
+        pl_module.to(trainer.strategy.root_device)
+        try:
+            outcome = run_outcome(trainer, pl_module, data, refresh)
+        finally:
+            pl_module.cpu()
         mean, std = pl_module.moments or (data.mean, data.std)
         _write_table(self.run_dir / "predictions.csv", data, outcome.label, outcome.confidence, outcome.status)
         save_classifier(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from lspread.cli import embed as embed_module
@@ -123,6 +124,56 @@ def test_embed_goes_on_where_it_stopped(digits, tmp_path, monkeypatch, capsys):
     )
     assert main([*arguments[:-1], "--image-size=4"]) == 0
     assert later == [0, 100, 200]
+    # Nor those of other pictures of the same names.
+    monkeypatch.setattr(embed_module, "_embed_part", stop_in_the_third)
+    done.clear()
+    assert main(arguments) == 130
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    later.clear()
+    monkeypatch.setattr(
+        embed_module, "_embed_part", lambda images, rows, *o: later.append(int(rows[0])) or real(images, rows, *o)
+    )
+    assert main(["embed", str(tmp_path / "photos"), *arguments[2:]]) == 0
+    assert later == [0, 100, 200]
+    assert EmbeddedItems.load(tmp_path / "z.safetensors").root == str(tmp_path / "photos")
+
+
+def test_embed_begins_anew_with_other_weights_of_the_same_name(photos, finished_run, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    monkeypatch.setattr(embed_module, "PART", 30)
+    real = embed_module._embed_part
+    done = []
+
+    def watch(images, rows, *others):
+        if done == [0]:
+            raise KeyboardInterrupt
+        done.append(int(rows[0]))
+        return real(images, rows, *others)
+
+    monkeypatch.setattr(embed_module, "_embed_part", watch)
+    arguments = ["embed", str(photos.root), "-o", str(tmp_path / "z.safetensors"), "--run", str(run), "--device=cpu"]
+    assert main(arguments) == 130
+    weights = load_file(run / "model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, run / "model.safetensors")
+    done[:] = ["other weights"]
+    assert main(arguments) == 0
+    assert done == ["other weights", 0, 30]
+
+
+def test_embed_keeps_its_parts_until_all_is_written(digits, tmp_path, monkeypatch):
+    folder, _, _ = digits
+    arguments = ["embed", str(folder / "photos"), "-o", str(tmp_path / "z.safetensors"), "--image-size=8"]
+
+    def fill_the_disk(self, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedItems, "save", fill_the_disk)
+        assert main(arguments) == 130
+    monkeypatch.setattr(embed_module, "_embed_part", None)  # nothing is left to embed
+    assert main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["z.safetensors"]
 
 
 def test_embed_with_the_network_of_a_run(photos, finished_run, tmp_path, capsys):
@@ -221,6 +272,22 @@ def test_suggest_without_a_label_covers_the_classes(digits, tmp_path, capsys):
     assert len(out["suggestions"]) == 10
     assert not {one["item"] for one in out["suggestions"]} & {row["file"] for row in rows}
     assert "'digit " in out["suggestions"][0]["reason"]
+
+
+def test_suggest_does_not_write_over_labels_that_were_filled_in(digits, tmp_path, capsys):
+    folder, true, _ = digits
+    asked = ["suggest", str(folder / "z.safetensors"), "-n", "12", "-o", str(tmp_path)]
+    table = tmp_path / "suggestions.csv"
+    call(capsys, *asked)
+    call(capsys, *asked)  # nothing would be lost
+    rows = read(table)
+    # A spreadsheet program may write other separators.
+    table.write_text("\n".join(["\ufefffile;label", *(f"{row['file']};{true[row['file']]}" for row in rows)]))
+    filled = table.read_bytes()
+    assert main([*asked, "--labels", str(table)]) == 1
+    assert f"{table} holds 12 labels that were filled in" in capsys.readouterr().err
+    assert table.read_bytes() == filled
+    call(capsys, *asked[:-1], tmp_path / "next", "--labels", table)
 
 
 @pytest.mark.parametrize("strategy", ["coverage", "probcover", "typiclust", "vopt", "entropy", "random", "auto"])

@@ -193,6 +193,16 @@ def test_a_finished_run_that_has_nothing_left_to_train_keeps_its_averaged_weight
         assert (copy / name).read_bytes() == (finished_run / name).read_bytes(), name
 
 
+def test_settings_of_a_resumed_run_start_another_one_from_scratch(finished_run, photo_arguments, tmp_path, capsys):
+    copy, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(finished_run, copy)
+    assert main(["fit", str(copy), "--trainer.max_epochs", "5"]) == 0
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    assert (config["ckpt_path"], config["trainer"]["max_epochs"]) == (None, 5)
+    assert main(["fit", "--config", str(copy / "config.yaml"), "--run_dir", str(other)]) == 0
+    assert {row["epoch"] for row in read_table(other / "metrics.csv")} == {"0", "1", "2", "3", "4"}
+
+
 def test_a_finished_run_is_not_overwritten(finished_run, photo_arguments, capsys):
     before = (finished_run / "results.json").read_bytes()
     assert main(photo_arguments(finished_run)) == 1

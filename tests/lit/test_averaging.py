@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lspread.errors import ConfigError
 from lspread.lit import RampedAveraging, RefreshPseudoLabels
@@ -31,6 +32,14 @@ def test_average_is_the_ramped_recursion(make_trainer: Callable[..., Trainer], d
         share = min(decay, (1 + step) / (10 + step))
         expected = share * expected + (1 - share) * weight
     torch.testing.assert_close(model.head.weight.detach(), expected)
+
+
+def test_averaging_does_not_wait_for_the_gpu():
+    average = RampedAveraging(0.9)._kwargs["avg_fn"]
+    with FakeTensorMode():  # raises where a number of a tensor on the GPU is asked for
+        weight = torch.ones(3, device="cuda", dtype=torch.bfloat16)
+        found = average(weight, weight + 1, torch.ones((), device="cuda", dtype=torch.int64))
+    assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
 
 
 def test_decay_must_be_a_share() -> None:

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from lspread.lit.outcome import FEW_AXES, draw_map
 
 
-@pytest.mark.parametrize(("n", "d"), [(700, 20), (40, 900), (FEW_AXES + 60, FEW_AXES + 200)])
+@pytest.mark.parametrize(("n", "d"), [(700, 20), (3, 900), (40, 900), (FEW_AXES + 60, FEW_AXES + 200)])
 def test_map_is_a_principal_component_analysis(n, d):
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(3, 0.5, d) ** 2
@@ -22,6 +22,14 @@ def test_map_is_a_principal_component_analysis(n, d):
         sign = np.sign(expected[:, column] @ np.array(found[name]))
         assert np.array(found[name]) == pytest.approx(sign * expected[:, column], abs=2e-4)
     assert found["explained"] == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-4)
+
+
+def test_few_points_in_a_wide_space_need_no_matrix_of_its_axes():
+    """A hundred thousand axes: their matrix would have 80 GB."""
+    z = torch.zeros(30, 100_000)
+    z[:, :2] = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    found = draw_map(z, torch.zeros(30).long(), torch.ones(30), torch.zeros(30).bool(), torch.arange(30), seed=0)
+    assert found["explained"] == pytest.approx(1.0)
 
 
 def test_embeddings_that_are_all_equal_lie_in_one_place():

@@ -11,7 +11,7 @@ from torch import nn
 
 from lspread.data import TensorData
 from lspread.errors import ConfigError
-from lspread.lit import FewLabelClassifier, RefreshPseudoLabels
+from lspread.lit import FewLabelClassifier, RefreshPseudoLabels, run_folder
 from lspread.lit.graph_head import load_graph_classifier, load_graph_head
 from lspread.lit.run_folder import RunFolder
 from lspread.lit.run_logger import RunLogger
@@ -219,6 +219,19 @@ def test_a_run_without_a_graph_says_so(tmp_path):
     table = (tmp_path / "predictions.csv").read_text()
     assert "unreached" not in table
     assert table.count("pseudo") == 34
+
+
+def test_the_end_of_a_run_is_computed_where_the_run_was(tmp_path, monkeypatch):
+    """Lightning has moved the module to the CPU by then."""
+    moved = []
+    to, cpu, run_outcome = FewLabelClassifier.to, FewLabelClassifier.cpu, run_folder.run_outcome
+    monkeypatch.setattr(
+        FewLabelClassifier, "to", lambda self, *args, **how: moved.append(args) or to(self, *args, **how)
+    )
+    monkeypatch.setattr(FewLabelClassifier, "cpu", lambda self: moved.append("cpu") or cpu(self))
+    monkeypatch.setattr(run_folder, "run_outcome", lambda *args: moved.append("outcome") or run_outcome(*args))
+    fit(tmp_path / "run", RefreshPseudoLabels(k=4))
+    assert moved[-4:] == ["cpu", (torch.device("cpu"),), "outcome", "cpu"]
 
 
 def test_fast_dev_run_writes_nothing(tmp_path):
