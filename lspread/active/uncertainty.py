@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lspread.active.acquisition import Pool, Suggestions, check_queries, take_apart
 from lspread.active.coverage import Coverage
+from lspread.errors import ConfigError
 from lspread.graph import Graph
 from lspread.graph.eigen import eigh
 from lspread.labels import certainty, spread_labels
@@ -78,7 +79,7 @@ class VOptimality:
     |C_i|^2 / C_ii from its trace. C is kept in the space of the leading eigenvectors of S.
 
     Args:
-        alpha: How much an item listens to its neighbours, in [0, 1).
+        alpha: How much an item listens to its neighbours, in (0, 1).
         num_components: Eigenvectors to keep.
         seed: Of the start of the subspace iteration.
 
@@ -89,6 +90,10 @@ class VOptimality:
     alpha: float = 0.99
     num_components: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ConfigError(f"alpha must lie in (0, 1); got {self.alpha}. 0.99 is usual.")
 
     def __call__(self, pool: Pool, num_queries: int) -> Suggestions:
         """Choose; O(n m^2) for m eigenvectors."""

@@ -21,6 +21,8 @@ __all__ = ["LabelPropagationClassifier", "LabelSpreadingClassifier", "PoissonCla
 
 NUM_HOPS = 200
 """Edges away from what was solved for that tiny scores are carried on."""
+LEAST_DOUBT = 1e-6
+"""Labels of a weight closer to 1 are held: weights that shall sum to one do so up to rounding."""
 
 
 class LabelSpreadingClassifier(GraphClassifier):
@@ -54,7 +56,7 @@ class LabelSpreadingClassifier(GraphClassifier):
         X_: Distinct fitted rows, in order of first appearance; not with a precomputed kernel.
         n_iter_: Steps of the solver. `converged_` says whether they were enough, `residual_` the relative residual.
         is_reached_: Rows that a label reaches `(n,)` bool. `n_unreached_` counts the others; they take the class of the
-            nearest labeled row.
+            nearest labeled row, with other kernels than "knn" and "rbf" the most frequent one.
         class_prior_: Class frequencies among the given labels `(c,)`.
         temperature_: That of `calibrate`, else 1.
         calibration_error_: Expected calibration error of the answers that hidden labels get, with that temperature;
@@ -156,8 +158,9 @@ class LabelPropagationClassifier(GraphClassifier):
     def _solve(self, graph: Graph, targets: Tensor) -> Solution:
         n = graph.num_nodes
         trust = targets.sum(1)
+        trust = torch.where(trust > 1 - LEAST_DOUBT, 1, trust)
         is_given = trust > 0
-        held = targets / torch.where(is_given, trust, 1)[:, None]
+        held = targets / torch.where(is_given, targets.sum(1), 1)[:, None]
         pulled = ((trust > 0) & (trust < 1)).nonzero().flatten()
         if len(pulled):
             # Each doubtful label becomes a node of its own, which is held and tied to its row.
@@ -174,7 +177,9 @@ class LabelPropagationClassifier(GraphClassifier):
             held = torch.cat([held, held[pulled]])
             is_given = torch.cat([is_given, torch.ones_like(pulled, dtype=torch.bool)])
             is_given[pulled] = False
-        solution = propagate_labels(graph, held, is_given, solver=self._solver(), on_failure="ignore")
+        # By the diagonal: weights of "rbf" differ by many orders of magnitude.
+        solver = replace(self._solver(), preconditioner="jacobi")
+        solution = propagate_labels(graph, held, is_given, solver=solver, on_failure="ignore")
         return replace(solution, value=solution.value[:n])
 
 

@@ -49,7 +49,9 @@ RBF_NEIGHBORS = 100
 SINGLE_NODES = 2048
 """From so many items on, neighbours are searched in float32; the solve is in float64 always."""
 ROWS = 1024
-"""New items that `predict` looks at together."""
+"""Items that are compared with all others together ..."""
+MOST_DISTANCES = 1 << 26
+"""... unless that makes more numbers: 256 MiB in float32."""
 DOUBT = 1e-3
 """What the class of the nearest labeled item gets above all others where no label arrives."""
 LEAST_TRUST = 1e-3
@@ -142,7 +144,8 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         else:
             x = self._as_tensor(validate_data(self, X, accept_sparse=True, dtype=np.float64, reset=False))
             with self._threads(), torch.inference_mode():
-                votes = torch.cat([self._head(part) for part in x.split(ROWS)]).double().cpu().numpy()
+                rows = max(1, min(ROWS, MOST_DISTANCES // len(self.X_)))
+                votes = torch.cat([self._head(part) for part in x.split(rows)]).double().cpu().numpy()
         return self._sharpen(votes)
 
     def __sklearn_tags__(self) -> Any:
@@ -203,7 +206,10 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
 
     def _as_tensor(self, X: Any) -> Tensor:
         device = torch.device("cpu" if self.device is None else self.device)
-        return torch.from_numpy(np.ascontiguousarray(densify(X))).to(device, self._dtype)
+        X = densify(X)
+        if self._middle is not None:
+            X = X - self._middle
+        return torch.from_numpy(np.ascontiguousarray(X)).to(device, self._dtype)
 
     # Graph
 
@@ -216,8 +222,12 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         if callable(self.kernel):
             return read_graph(self.kernel(self.X_, self.X_)).to(device, torch.float64)
         n = len(self.X_)
+        self._middle: NDArray[np.float64] | None = None
         if n >= SINGLE_NODES:
             self._dtype = torch.float32
+            if self.metric == "euclidean":
+                # Float32 has no digits to spare for an offset, such as that of seconds since 1970.
+                self._middle = self.X_.mean(0)
         z = self._as_tensor(self.X_)
         if n == 1:
             none = torch.zeros(2, 0, dtype=torch.int64, device=z.device)
@@ -309,11 +319,17 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         self.n_unreached_ = int((is_in & ~self.is_reached_).sum())
         if self.n_unreached_:
             warnings.warn(
-                f"no label reaches {self.n_unreached_} of {len(rows)} rows: they take the class of the nearest labeled "
-                "row, with a confidence near 0. Label something among them or raise n_neighbors (or lower gamma).",
+                f"no label reaches {self.n_unreached_} of {len(rows)} rows: they take {self._favored()}, with a "
+                f"confidence near 0. Label something among them{self._more_edges()}.",
                 UserWarning,
                 stacklevel=3,
             )
+
+    def _favored(self) -> str:
+        return "the class of the nearest labeled row" if self.kernel in ("knn", "rbf") else "the most frequent class"
+
+    def _more_edges(self) -> str:
+        return {"knn": " or raise n_neighbors", "rbf": " or lower gamma"}.get(str(self.kernel), "")
 
     def _match_prior(self, probability: Tensor, is_reached: Tensor) -> Tensor:
         if isinstance(self.prior, str) and self.prior == "none":
@@ -324,7 +340,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         return match_prior(probability, is_reached, frequencies.to(probability))
 
     def _fill(self, probability: Tensor, is_reached: Tensor, targets: Tensor) -> Tensor:
-        """Give rows that no label reaches the class of the nearest labeled row, with next to no confidence."""
+        """Give rows that no label reaches the class that `_favored` names, with next to no confidence."""
         if bool(is_reached.all()):
             return probability
         c = probability.shape[1]
@@ -332,8 +348,11 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         source = (targets != 0).any(1).nonzero().flatten()
         if self.kernel in ("knn", "rbf"):
             z = self._as_tensor(self.X_)
-            z = normalize(z, dim=1) if self.metric == "cosine" else z
-            nearest = torch.cat([torch.cdist(part, z[source]).argmin(1) for part in z[lost].split(ROWS)])
+            if self.metric == "cosine":
+                z = normalize(z, dim=1)
+                nearest = torch.cat([(part @ z[source].T).argmax(1) for part in z[lost].split(ROWS)])
+            else:
+                nearest = torch.cat([torch.cdist(part, z[source]).argmin(1) for part in z[lost].split(ROWS)])
             favored = targets[source[nearest]].argmax(1)
         else:
             favored = torch.as_tensor(self.class_prior_.argmax(), device=lost.device).expand(len(lost))

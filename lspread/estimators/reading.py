@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,9 @@ def read_labels(y: Any, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         DataError: y has another shape, holds infinity or no label at all.
         ValueError: y is continuous.
     """
-    y = np.asarray(y)
+    # NumPy would make strings of -1 and NaN beside strings, and classes of these.
+    is_text = isinstance(y, (list, tuple)) and any(isinstance(value, str) for value in y)
+    y = np.asarray(y, dtype=object) if is_text else np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         warnings.warn(
             "A column-vector y was passed when a 1d array was expected; use y.ravel().",
@@ -57,8 +60,10 @@ def read_labels(y: Any, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     given = y[is_given]
     if not len(given):
         raise DataError(f"y holds no label: {n} rows, all -1, None, NaN or empty. Label at least one row per class.")
-    if given.dtype == object and all(isinstance(value, str) for value in given):
-        given = given.astype(str)
+    if given.dtype == object:
+        for kind in (str, Number):
+            if all(isinstance(value, kind) for value in given):
+                given = np.array(given.tolist())
     check_classification_targets(given)
     classes, number = np.unique(given, return_inverse=True)
     label = np.full(n, UNLABELED, dtype=np.int64)
@@ -70,7 +75,10 @@ def _is_label(value: Any) -> bool:
     """Return whether an entry of y is a class: not -1, None, NaN or an empty string."""
     if value is None or isinstance(value, str):
         return bool(value)
-    return bool(value == value and value != UNLABELED)
+    try:
+        return bool(value == value) and bool(value != UNLABELED)
+    except TypeError:  # pandas.NA answers neither yes nor no
+        return False
 
 
 def densify(X: Any) -> NDArray[np.float64]:

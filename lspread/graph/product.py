@@ -244,7 +244,7 @@ class _EdgeDot(Function):
         if is_host and a.dtype == torch.float32:
             # 2 to 4 times as fast as what follows; float64 has no kernel of its own.
             column, boundary = layout.bags
-            entries = _csr(boundary, column, torch.zeros(len(column)))
+            entries = _csr(boundary, column, a.new_zeros(len(column)))
             return torch.sparse.sampled_addmm(entries, a.contiguous(), b.contiguous().mT).values()
         num_held = CHUNK_ELEMENTS_IN_CACHE if is_host else CHUNK_ELEMENTS
         step = max(1, num_held // max(1, a.shape[1]))

@@ -25,7 +25,8 @@ class Whitening:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return `(m, p)` of embeddings `(m, d)`."""
-        return (z.to(self.axes.dtype) - self.center) @ self.axes
+        with torch.autocast(z.device.type, enabled=False):
+            return (z.to(self.axes.dtype) - self.center) @ self.axes
 
 
 def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3) -> Tensor:
@@ -41,7 +42,7 @@ def whiten(z: Tensor, *, num_components: int | None = None, ridge: float = 1e-3)
 
     Returns:
         `(n, min(num_components, d))`, leading axes first; differentiable where variances differ. The sign of an axis is
-        arbitrary; distances do not depend on it. O(n d^2 + d^3).
+        arbitrary; distances do not depend on it. Computed outside autocast. O(n d^2 + d^3).
 
     Raises:
         GraphError: `z` is not `(n, d)` with n >= 2, `num_components` is below 1, or `ridge` not above 0.
@@ -60,7 +61,9 @@ def fit_whitening(z: Tensor, *, num_components: int | None = None, ridge: float 
     z = z if z.dtype == torch.float64 else z.float()
     center = z.mean(0)
     centered = z - center
-    variance, axis = eigh(centered.T @ centered / (len(z) - 1))
+    with torch.autocast(z.device.type, enabled=False):
+        covariance = centered.T @ centered / (len(z) - 1)
+    variance, axis = eigh(covariance)
     variance, axis = variance.flip(0)[:num_components], axis.flip(1)[:, :num_components]
     tiny = torch.finfo(z.dtype).tiny  # where all embeddings are equal
     return Whitening(center, axis * (variance.clamp(min=0) + ridge * variance[0] + tiny).rsqrt())

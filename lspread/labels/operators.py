@@ -14,12 +14,17 @@ from torch import Tensor
 from lspread.graph import EdgeLayout, Graph, combine_edges, compiled_for, edge_dot, edge_matmul, reorder_layout
 from lspread.solve import LinearOperator
 
-__all__ = ["PropagationOperator", "SpreadOperator", "layout_of", "sum_component"]
+__all__ = ["PropagationOperator", "SpreadOperator", "layout_of", "sum_component", "sum_loops"]
 
 
 def layout_of(graph: Graph) -> EdgeLayout:
     """Return the graph's edges laid out for products."""
     return EdgeLayout(graph.edge_index[0], graph.edge_index[1], graph.num_nodes)
+
+
+def sum_loops(layout: EdgeLayout, weight: Tensor) -> Tensor:
+    """Return the weight of every node's self-loops `(n,)`."""
+    return weight.new_zeros(layout.num_nodes).index_add(0, layout.row, weight * (layout.row == layout.column))
 
 
 def sum_component(x: Tensor, component: Tensor) -> Tensor:
@@ -161,9 +166,7 @@ class SpreadOperator(LinearOperator):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
-        is_loop = self.layout.row == self.layout.column
-        loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
-        return 1 - self.alpha * loops
+        return 1 - self.alpha * sum_loops(self.layout, self.weight)
 
     def transpose(self) -> SpreadOperator:
         """Return I - alpha S^T, which is this very operator when S is symmetric."""
@@ -256,9 +259,8 @@ class PropagationOperator(LinearOperator):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
-        is_loop = self.layout.row == self.layout.column
-        loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
-        return torch.where(self.is_free, self.degree - loops + self.ridge, torch.ones_like(self.degree))
+        own = self.degree - sum_loops(self.layout, self.weight) + self.ridge
+        return torch.where(self.is_free, own, torch.ones_like(own))
 
     def transpose(self) -> PropagationOperator:
         """Return this very operator: it is symmetric."""

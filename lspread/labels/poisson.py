@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
 from lspread.graph import EdgeLayout, Graph, connected_components, degree, edge_matmul, normalize_graph
-from lspread.labels.operators import layout_of, sum_component
+from lspread.labels.operators import layout_of, sum_component, sum_loops
 from lspread.labels.priors import ClassPrior, class_prior, graph_of_node, sum_graph
 from lspread.labels.spreading import check_targets
 from lspread.solve import ConjugateGradient, LinearOperator, Solution, Solver, linear_solve
@@ -80,9 +80,7 @@ class PoissonOperator(LinearOperator):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
-        is_loop = self.layout.row == self.layout.column
-        loops = self.weight.new_zeros(self.num_nodes).index_add(0, self.layout.row, self.weight * is_loop)
-        return 1 - loops + self.null.square()
+        return 1 - sum_loops(self.layout, self.weight) + self.null.square()
 
     def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
         """Return 0 (how small the eigenvalues are is not known) and 2."""

@@ -22,7 +22,8 @@ class PseudoLabels:
         weight: `(n,)` in [0, 1]: 1 where given, 0 where nothing arrived, certainty 1 - H / log c elsewhere.
         class_weight: `(c,)`, larger for classes with fewer pseudo-labels; 1 for a class of average size.
         is_given: `(n,)` bool.
-        is_reached: `(n,)` bool; False where no label could spread to.
+        is_reached: `(n,)` bool; False where no score arrived: no path leads there, or one so long that the solve ended
+            before.
         probability: `(n, c)`, rows sum to one; uniform where nothing arrived.
     """
 

@@ -1,5 +1,7 @@
 """Label spreading and label propagation on a graph."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -107,7 +109,8 @@ def spread_labels(
         on_failure: What to do when a solve, forward or backward, does not converge.
 
     Returns:
-        `Solution` with scores F `(n, c)` in `value`, not normalized by row; zero rows for nodes no label reaches.
+        `Solution` with scores F `(n, c)` in `value`, not normalized by row; zero rows for nodes no label reaches,
+        with an iterative solver also for those that are more edges away from every label than it took steps.
         On a symmetric graph `error_bound` is residual / (1 - alpha), with one alpha per node
         max(alpha)^1/2 residual / (1 - max(alpha)), the residual being that of the symmetric system C in
         `labels/trust.py`; on a random-walk graph it is infinite: no eigenvalue bounds a matrix that is not symmetric.
@@ -177,8 +180,10 @@ def propagate_labels(
 
     Returns:
         `Solution` with scores F `(n, c)`; rows of reached nodes sum to one for one-hot targets and ridge 0, zero rows
-        where no given node can be reached. Implicit gradient to weights, targets and ridge: with A the matrix on free
-        nodes and A L = dLoss/dF there, dLoss/dridge = -<L, F>. Computed outside autocast.
+        where no given node can be reached. By default `residual` compares every free row with its neighbours' mean, so
+        that weights may be of any size and differ by orders of magnitude. Implicit gradient to weights, targets and
+        ridge: with A the matrix on free nodes and A L = dLoss/dF there, dLoss/dridge = -<L, F>. Computed outside
+        autocast.
 
     Raises:
         GraphError: The graph is normalized or not symmetric, or tensors do not fit.
@@ -211,12 +216,12 @@ def propagate_labels(
         # Where no label arrives F is zero; held there, the matrix is regular for every solver.
         is_free = ~is_given & is_reached
         held = torch.where(is_given[:, None], targets, torch.zeros_like(targets))
-        rhs = torch.where(is_free[:, None], edge_matmul(layout, graph.edge_weight, held), held)
+        # Zero on the given rows: they are known, and their size must not decide how exact the others have to be.
+        rhs = torch.where(is_free[:, None], edge_matmul(layout, graph.edge_weight, held), 0)
         operator = PropagationOperator(layout, graph.edge_weight, total, is_free, ridge, graph.ptr)
-        # Starting on the given rows, no step moves them: they come out to the last digit.
-        start = torch.zeros_like(held) if initial is None else torch.where(is_reached[:, None], initial, 0)
-        start = torch.where(is_given[:, None], held.detach(), start)
-        return linear_solve(operator, rhs, solver=solver, initial=start, on_failure=on_failure)
+        start = None if initial is None else torch.where(is_free[:, None], initial, 0)
+        solution = linear_solve(operator, rhs, solver=solver, initial=start, on_failure=on_failure)
+        return replace(solution, value=torch.where(is_given[:, None], held, solution.value))
 
 
 def _check_ridge(ridge: float | Tensor) -> None:

@@ -32,7 +32,7 @@ class InductiveHead(nn.Module):
     Args:
         embedding: Bank `(n, d)`, e.g. of the training images.
         scores: Of the bank's rows `(n, c)`, e.g. from `spread_labels`; scaled to sum one. Rows of zeros (no label
-            arrived) have no vote and are left out of the bank.
+            arrived) have no vote and are left out of the bank, by metric "cosine" also embeddings of zeros.
         k: Neighbours that vote; at most the rows of the bank do.
         weight: "self_tuning", "gaussian", "cosine" or "uniform"; with "cosine" neighbours are found by it too.
         bandwidth: Width of "self_tuning" (in units of the local distances) and "gaussian", > 0.
@@ -82,9 +82,11 @@ class InductiveHead(nn.Module):
         self.metric: Metric = "cosine" if weight == "cosine" else metric
         dtype = torch.float64 if embedding.dtype == torch.float64 else torch.float32
         probability, is_reached = normalize_scores(scores.detach().to(dtype))
-        bank = self._prepare(embedding.detach().to(dtype))[is_reached]
+        bank = self._prepare(embedding.detach().to(dtype))
+        has_vote = is_reached & (bank != 0).any(1) if self.metric == "cosine" else is_reached
+        bank = bank[has_vote]
         self.register_buffer("embedding", bank)
-        self.register_buffer("probability", probability[is_reached])
+        self.register_buffer("probability", probability[has_vote])
         self.register_buffer("width", self._widths(bank))
 
     def _prepare(self, z: Tensor) -> Tensor:
@@ -105,9 +107,9 @@ class InductiveHead(nn.Module):
             x: `(m, d)`, any floating dtype.
 
         Returns:
-            `(m, c)` of the bank's dtype, rows sum to one; uniform where the bank is empty or no vote has weight, never
-            NaN for finite x. Gradient to `x` through the weights. Computed outside autocast; O(m n d) time and O(m n)
-            memory, so give a large set in batches.
+            `(m, c)` of the bank's dtype, rows sum to one; uniform where the bank is empty or no vote has weight, as for
+            x = 0 by metric "cosine"; never NaN for finite x. Gradient to `x` through the weights. Computed outside
+            autocast; O(m n d) time and O(m n) memory, so give a large set in batches.
 
         Raises:
             GraphError: `x` has another width than the bank.
@@ -133,6 +135,10 @@ class InductiveHead(nn.Module):
             x = self._prepare(x.to(self.embedding.dtype))
             squared, index = self._nearest(x)
             weight = self._vote(squared, index)
+            if self.metric == "cosine":
+                # A vector of length zero has no direction: at right angles to all, as in the search.
+                is_zero = (x == 0).all(1, keepdim=True)
+                weight, squared = torch.where(is_zero, 0, weight), torch.where(is_zero, 2, squared)
             mass = (weight.unsqueeze(2) * self.probability[index]).sum(1)
             total = weight.sum(1, keepdim=True)
             probability = torch.where(total > 0, mass / torch.where(total > 0, total, 1), 1 / self.probability.shape[1])
@@ -147,7 +153,7 @@ class InductiveHead(nn.Module):
             # Half the squared distance up to |x|^2 / 2; near the bank's middle the product loses the fewest digits.
             middle = bank.mean(0) if len(bank) else bank.sum(0)
             near = bank - middle
-            score = near.square().sum(1) / 2 - (x - middle) @ near.T
+            score = torch.addmm(near.square().sum(1) / 2, x - middle, near.T, alpha=-1)
             candidate = score.topk(min(k + SPARE, len(bank)), largest=False).indices
             measured = (x[:, None] - bank[candidate]).square().sum(2)
             index = candidate.gather(1, measured.topk(k, largest=False).indices)

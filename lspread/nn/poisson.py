@@ -72,7 +72,6 @@ class PoissonLearning(GraphLayer):
         if normalization not in ("none", "symmetric"):
             raise ConfigError(f"normalization must be 'none' or 'symmetric'; got {normalization!r}.")
         self.normalization: Literal["none", "symmetric"] = normalization
-        self._is_default = solver is None
         self._prior_name: ClassPrior = "none" if isinstance(prior, Tensor) else prior
         self.register_buffer("prior_share", prior if isinstance(prior, Tensor) else None)
         self.prior_share: Tensor | None
@@ -92,7 +91,7 @@ class PoissonLearning(GraphLayer):
             targets,
             normalization=self.normalization,
             prior=self.prior,
-            solver=None if self._is_default else self.solver,
+            solver=None if self.solver == DEFAULT_SOLVER else self.solver,
             on_failure=self.on_failure,
         )
 

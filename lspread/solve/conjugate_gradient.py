@@ -37,7 +37,8 @@ class ConjugateGradient:
         rtol: Residual to reach, relative to |b|; None is 1e-5 in float32 and 1e-12 in float64.
         atol: Residual that is always good enough.
         max_steps: Products with A at most.
-        preconditioner: "jacobi" divides by the diagonal; useful where degrees differ much.
+        preconditioner: "jacobi" divides by the diagonal, b and the residual that counts as well, so that rows of small
+            numbers are not lost beside others; useful where degrees differ much.
         check_every: Steps between looks at the residual, each a host sync, on a GPU; a CPU looks at every step. 0 never
             looks and takes `max_steps` steps.
 
@@ -75,10 +76,14 @@ class ConjugateGradient:
                 "ConjugateGradient needs a symmetric positive definite operator; got is_spd=False. Use a symmetric "
                 "normalized graph (normalize_graph), or solver=FixedPoint() or Direct()."
             )
-        scale = unit_scale(operator, rhs)
-        rhs = rhs.contiguous() / operator.broadcast(scale)
-        goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
+
+        def weigh(r: Tensor) -> Tensor:
+            return r if inverse_diagonal is None else r * inverse_diagonal
+
+        scale = unit_scale(operator, weigh(rhs))
+        rhs = rhs.contiguous() / operator.broadcast(scale)
+        goal = tolerance(operator, weigh(rhs), self.rtol, self.atol / scale)
         x = first_guess(operator, rhs, initial, scale)
         r = rhs.clone() if initial is None else operator.residual(rhs, x)
         has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
@@ -88,7 +93,7 @@ class ConjugateGradient:
             num_steps += taken
             has_broken_down |= broken
             r = operator.residual(rhs, x, r)
-            residual = operator.norm(r)
+            residual = operator.norm(weigh(r))
             if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
             if bool((residual <= attainable(operator, goal, x, self.rtol)).all()):  # sync: is a restart needed?
@@ -101,6 +106,7 @@ class ConjugateGradient:
             scale=scale,
             num_steps=num_steps,
             residual=residual,
+            error=None if inverse_diagonal is None else operator.norm(r),
             has_broken_down=has_broken_down,
         )
 
@@ -118,7 +124,7 @@ class ConjugateGradient:
         z = r if inverse_diagonal is None else r * inverse_diagonal
         p = z.clone()
         rz = operator.inner(r, z)
-        rr = rz if is_plain else operator.inner(r, r)
+        rr = operator.inner(z, z)  # what is compared with the goal
         enough = (MARGIN * goal).square()
         ap = torch.empty_like(p)
         is_active, num_steps = rr > enough, 0
@@ -132,6 +138,7 @@ class ConjugateGradient:
             rr = operator.descend(x, r, p, ap, length)
             if inverse_diagonal is not None:
                 torch.mul(r, inverse_diagonal, out=z)
+                rr = operator.inner(z, z)
             rz, last = rr if is_plain else operator.inner(r, z), rz
             # Where nothing moved, the quotient is 1 or 0 / 0 and p is of no use any more.
             operator.add_scaled(z, torch.where(is_active, rz / last, 0), p, out=p)

@@ -171,19 +171,21 @@ def certify(
     scale: Tensor,
     num_steps: int,
     residual: Tensor | None = None,
+    error: Tensor | None = None,
     has_broken_down: Tensor | None = None,
 ) -> Solution:
     """Return `value` with its residual and its error bound, all multiplied by `scale` `(b, c)`.
 
     The residual's norm `(b, c)` is measured here, unless the solver has just measured b - A x of this very value, which
-    is multiplied where it lies.
+    is multiplied where it lies. A solver whose `residual` is a weighted one says in `error` how long the plain one is.
     """
     if residual is None:
         residual = operator.norm(operator.residual(rhs, value))
-    smallest = operator.eigenvalue_bound()
-    bound = (
-        torch.full_like(residual, torch.inf) if isinstance(smallest, float) and smallest <= 0 else residual / smallest
-    )
+    error, smallest = residual if error is None else error, operator.eigenvalue_bound()
+    if isinstance(smallest, Tensor):
+        bound = torch.where(smallest > 0, error / smallest, torch.inf)
+    else:
+        bound = error / smallest if smallest > 0 else torch.full_like(error, torch.inf)
     if has_broken_down is None:
         has_broken_down = torch.zeros_like(residual, dtype=torch.bool)
     value.mul_(operator.broadcast(scale))

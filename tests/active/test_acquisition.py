@@ -155,6 +155,12 @@ def test_v_optimality_takes_most_from_the_trace():
     assert VOptimality(alpha=alpha, num_components=n)(pool, 4).index.tolist() == chosen
 
 
+@pytest.mark.parametrize("alpha", [0, 1, float("nan")])
+def test_v_optimality_needs_a_graph_that_is_heard(alpha):
+    with pytest.raises(ConfigError, match=r"alpha must lie in \(0, 1\); got"):
+        VOptimality(alpha=alpha)
+
+
 def test_leading_eigenvectors():
     _, graph, _ = groups()
     basis, value = leading_eigenvectors(graph, 8, num_rounds=40)

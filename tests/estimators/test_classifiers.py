@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_iris, make_circles
+from sklearn.datasets import load_digits, load_iris, load_wine, make_circles
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV
@@ -337,6 +337,96 @@ def test_float32_for_many_rows_agrees(monkeypatch):
     assert single.converged_
     assert single.graph_.edge_weight.dtype == torch.float64
     np.testing.assert_allclose(single.label_distributions_, double.label_distributions_, atol=1e-3)
+
+
+def test_an_offset_costs_no_digits(monkeypatch):
+    """Columns such as seconds since 1970, of which float32 holds every 128th."""
+    X, true = blobs(n=200)
+    y = few(true, 2)
+    plain = LabelSpreadingClassifier().fit(X, y)
+    monkeypatch.setattr(engine, "SINGLE_NODES", 10)
+    moved = LabelSpreadingClassifier().fit(X + 1.7e9, y)
+    np.testing.assert_allclose(moved.label_distributions_, plain.label_distributions_, atol=1e-3)
+    np.testing.assert_allclose(moved.predict_proba(X + 1.7e9), plain.predict_proba(X), atol=2e-3)
+
+
+def test_predict_in_small_parts_answers_alike(monkeypatch):
+    X, true = blobs()
+    model = LabelSpreadingClassifier().fit(X, few(true, 2))
+    whole = model.predict_proba(X)
+    monkeypatch.setattr(engine, "MOST_DISTANCES", 150)
+    np.testing.assert_allclose(model.predict_proba(X), whole)
+
+
+class Missing:
+    """Answers neither yes nor no, as pandas.NA does."""
+
+    def __eq__(self, other):
+        return self
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+@pytest.mark.parametrize("missing", [-1, None, float("nan"), "", np.nan, Missing()])
+@pytest.mark.parametrize("kind", [list, tuple, lambda y: np.array(y, dtype=object)])
+@pytest.mark.parametrize("classes", [("cat", "dog", "eel"), (0, 1, 2), (0.0, 1.0, 2.0)])
+def test_missing_labels_beside_any_classes(missing, kind, classes):
+    X, true = blobs(n=30)
+    y = kind([classes[c] if row < 6 else missing for row, c in enumerate(true)])
+    model = LabelSpreadingClassifier().fit(X, y)
+    assert model.classes_.tolist() == list(classes)
+    assert (~np.isnan(model.label_trust_)).sum() == 6
+
+
+def test_propagation_over_weights_of_any_size():
+    """Weights of exp(-2 d^2) differ by fifty orders of magnitude; against elimination without subtraction."""
+    X, true = load_wine(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X), few(true, 3)
+    model = LabelPropagationClassifier(kernel="rbf", gamma=2.0).fit(X, y)
+    step = rbf_kernel(X, gamma=2.0)
+    np.fill_diagonal(step, 0)
+    free, left = np.flatnonzero(y < 0), np.ones(len(y), dtype=bool)
+    paths = []
+    for node in free:  # a walk through it goes on to who is left
+        left[node] = False
+        onward = step[node] * left / (step[node] * left).sum()
+        paths.append((node, onward))
+        step = step + np.outer(step[:, node], onward)
+    exact = np.eye(3)[y] * (y >= 0)[:, None]
+    for node, onward in reversed(paths):
+        exact[node] = onward @ exact
+    assert model.converged_
+    assert model.n_unreached_ == 0
+    np.testing.assert_allclose(model.label_distributions_, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [(0.2, 0.7, 0.1), (0.1, 0.7, 0.2), (1 - 1e-10,)])
+def test_weights_that_sum_to_one_up_to_rounding_hold_their_row(weight):
+    X, true = blobs(c=2)
+    y = few(true, 2)
+    given = np.flatnonzero(y >= 0)[0]
+    copies = [given] * (len(weight) - 1)
+    y_all = np.concatenate([y, [1 - y[given]] * len(copies)])
+    trust = np.ones(len(y_all))
+    trust[[given, *range(len(y), len(y_all))]] = weight
+    model = LabelPropagationClassifier().fit(np.concatenate([X, X[copies]]), y_all, sample_weight=trust)
+    assert model.n_unreached_ == 0
+    assert model.label_distributions_[given, y[given]] == pytest.approx(weight[0], abs=1e-6)
+
+
+def test_unreached_rows_are_told_what_they_get():
+    X, true = blobs()
+    weight = rbf_kernel(X, gamma=1.0)
+    weight[:, 50:] = weight[50:] = 0
+    y = np.where(np.arange(60) < 6, true, -1)
+    with pytest.warns(UserWarning, match="10 of 60 rows: they take the most frequent class, .* among them[.]$"):
+        LabelSpreadingClassifier("precomputed").fit(weight, y)
+    with pytest.warns(UserWarning, match="the class of the nearest labeled row, .* or lower gamma[.]$"):
+        LabelSpreadingClassifier("rbf", gamma=1e4).fit(X, y)
 
 
 def test_threads_and_voice(capsys):

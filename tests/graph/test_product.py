@@ -163,3 +163,13 @@ def test_vmap(in_dims):
     ends = torch.stack([x * s for s in scale])
     dots = torch.func.vmap(lambda a: edge_dot(layout, a, x))(ends)
     torch.testing.assert_close(dots, torch.stack([(x * s @ x.T)[layout.row, layout.column] for s in scale]))
+
+
+def test_dot_under_another_default_dtype():
+    layout, a, b = EdgeLayout(torch.tensor([0, 1]), torch.tensor([1, 0]), 2), torch.rand(2, 3), torch.rand(2, 3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = edge_dot(layout, a, b)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, (a * b.flip(0)).sum(1))

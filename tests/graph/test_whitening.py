@@ -67,3 +67,10 @@ def test_equal_embeddings_and_half_precision():
 def test_errors(z, options, message):
     with pytest.raises(GraphError, match=message):
         whiten(z, **options)
+
+
+def test_autocast_changes_nothing():
+    z = sample().float()
+    plain = whiten(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(whiten(z), plain)

@@ -149,6 +149,35 @@ def test_law_scaling_weights_changes_nothing(problem, scale):
     close(spread_labels(normalize_graph(from_dense(w * scale)), targets, alpha=alpha).value, plain)
 
 
+@pytest.mark.parametrize("preconditioner", ["none", "jacobi"])
+@given(problems(), st.sampled_from([1e-100, 1e-8, 7.0, 1e80]))
+def test_law_scaling_weights_changes_no_propagation(preconditioner, problem, scale):
+    w, targets, _ = problem
+    solver = ConjugateGradient(preconditioner=preconditioner)
+    is_given = torch.arange(len(w)) % 3 == 0
+    plain = propagate_labels(from_dense(w), targets, is_given, solver=solver).value
+    close(propagate_labels(from_dense(w * scale), targets, is_given, solver=solver).value, plain)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-12])
+def test_propagation_over_small_and_uneven_weights(scale):
+    """Of every node by itself, by up to four orders of magnitude; given rows must not decide how exact others are."""
+    graph, label, _ = moons(1500, torch.float32)
+    size = scale * 10 ** (-2 * torch.rand(1500, generator=seeded(1)))
+    row, column = graph.edge_index
+    uneven = replace(graph, edge_weight=graph.edge_weight * size[row] * size[column])
+    targets = label_matrix(label, 2)
+    found = propagate_labels(uneven, targets, label != -1)
+    assert found.status is Status.CONVERGED
+    w = uneven.to(dtype=torch.float64).to_dense()
+    step, is_free = w / w.sum(1, keepdim=True), label == -1
+    exact = targets.double()
+    exact[is_free] = torch.linalg.solve(
+        torch.eye(int(is_free.sum()), dtype=torch.float64) - step[is_free][:, is_free], step[is_free] @ exact
+    )
+    torch.testing.assert_close(found.value.double(), exact, rtol=0, atol=2e-3)
+
+
 @given(problems())
 def test_law_spectrum(problem):
     eigenvalues = torch.linalg.eigvalsh(normalize_graph(from_dense(problem[0])).to_dense())
@@ -180,6 +209,14 @@ def two_components():
     label = torch.full((17,), -1)
     label[0], label[4] = 0, 1
     return from_dense(w), label
+
+
+def test_a_ridge_of_zero_bounds_nothing():
+    graph, label, _ = moons()
+    targets = label_matrix(label, 3, dtype=torch.float64)
+    for ridge in (0.0, torch.tensor(0.0, dtype=torch.float64)):
+        bound = propagate_labels(graph, targets, label != -1, ridge=ridge).error_bound
+        assert torch.isinf(bound).all(), "also of the class without labels, whose residual is zero"
 
 
 def test_component_without_label_has_zero_rows():

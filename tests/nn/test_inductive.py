@@ -230,3 +230,19 @@ def test_errors():
     for wrong in (x[0], x[:, :3]):
         with pytest.raises(GraphError, match=r"x must hold embeddings \(m, 4\), as wide as the bank"):
             InductiveHead(bank, scores)(wrong)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_vectors_of_length_zero_have_no_direction(weight):
+    """By the cosine they neither vote nor are voted on; in the search they stand at right angles to all."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(40, 8, generator=generator)
+    scores = torch.eye(2)[torch.arange(40) % 2]
+    x = torch.randn(9, 8, generator=generator)
+    plain = InductiveHead(z, scores, k=5, weight=weight, metric="cosine")
+    zeros, ones = torch.zeros(6, 8), torch.eye(2)[torch.zeros(6, dtype=torch.int64)]
+    head = InductiveHead(torch.cat([z, zeros]), torch.cat([scores, ones]), k=5, weight=weight, metric="cosine")
+    torch.testing.assert_close(head(x), plain(x))
+    probability, distance = head.vote(torch.zeros(1, 8))
+    assert probability.tolist() == [[0.5, 0.5]]
+    assert distance.item() == pytest.approx(2**0.5)

@@ -5,7 +5,7 @@ from lspread.errors import ConfigError
 from lspread.graph import build_graph, find_neighbors
 from lspread.labels import label_matrix, poisson_labels
 from lspread.nn import LabelPropagation, PoissonLearning
-from lspread.solve import Direct
+from lspread.solve import ConjugateGradient, Direct
 from tests import reference
 from tests.reference import seeded
 
@@ -88,3 +88,12 @@ def test_errors():
         PoissonLearning(3, prior="even")
     with pytest.raises(ConfigError, match=r"one frequency per class, shape \(3,\)"):
         PoissonLearning(3, prior=torch.ones(4))
+
+
+def test_a_solver_that_is_set_later_runs():
+    z, label = sample(14)
+    layer = PoissonLearning(3, k=K, on_failure="ignore")
+    graph = layer.build_graph(z)
+    assert layer.solve(graph, label).num_steps > 1
+    layer.solver = ConjugateGradient(max_steps=1)
+    assert layer.solve(graph, label).num_steps == 1
