@@ -3,10 +3,18 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lspread.typing import Metric
 
 __all__ = ["run"]
 
 NUM_NEIGHBORS = 5
+MOST_DISTANCES = 1 << 24
+"""Numbers that a block of distances has at most."""
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -33,7 +41,7 @@ def run(command: str, argv: list[str]) -> int:
 
     from lspread.active import audit_labels
     from lspread.data import EmbeddedItems
-    from lspread.graph import find_neighbors, normalize_graph
+    from lspread.graph import normalize_graph
     from lspread.report import draw_contact_sheet
 
     items = EmbeddedItems.load(options.embeddings)
@@ -43,10 +51,7 @@ def run(command: str, argv: list[str]) -> int:
     rows, given, suggested = audit.index.tolist(), audit.label.tolist(), audit.suggested.tolist()
     suspicion = audit.suspicion.tolist()
 
-    # Who contradicts: the nearest labeled items of another class.
-    z = items.embedding[audit.index]
-    near = find_neighbors(z, len(rows) - 1, metric=options.metric or items.metric).index.tolist()
-    against = {at: [other for other in near[at] if given[other] != given[at]][:NUM_NEIGHBORS] for at in order}
+    against = _contradicting(items.embedding[audit.index], audit.label, options.metric or items.metric)
     column = "file" if items.kind == "image" else "item"
     table = [
         [
@@ -88,3 +93,19 @@ def run(command: str, argv: list[str]) -> int:
         print(f"nothing can be said of {alone} of them: no other label of their class, or none that reaches them")
     print("wrote " + ", ".join(files))
     return 0
+
+
+def _contradicting(z: "Tensor", given: "Tensor", metric: "Metric") -> list[list[int]]:
+    """Return for every labeled item the nearest ones of other classes, nearest first."""
+    import torch
+    from torch.nn.functional import normalize
+
+    z = normalize(z, dim=1) if metric == "cosine" else z - z.mean(0)
+    found = []
+    for rows in torch.arange(len(z)).split(max(1, MOST_DISTANCES // len(z))):
+        distance = -z[rows] @ z.T if metric == "cosine" else torch.cdist(z[rows], z)
+        distance[given[rows, None] == given] = torch.inf
+        nearest = distance.topk(min(NUM_NEIGHBORS, len(z)), largest=False)
+        for places, lengths in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True):
+            found.append([place for place, length in zip(places, lengths, strict=True) if length < float("inf")])
+    return found

@@ -62,6 +62,8 @@ examples:
     options = parser.parse_args(argv)
     if options.to == "label-studio" and options.head == "graph":
         raise ConfigError("--head graph is for networks; label-studio gets the answers in the run's predictions.csv.")
+    if options.output.resolve() == options.run.resolve():
+        raise ConfigError(f"-o {options.output} is the run itself; choose another folder.")
     options.output.mkdir(parents=True, exist_ok=True)
     if options.to == "label-studio":
         path, note = _label_studio(options.run, options.output, options.url_prefix)
@@ -152,7 +154,7 @@ def _label_studio(folder: Path, output: Path, prefix: str) -> tuple[Path, str]:
     tasks: list[dict[str, Any]] = []
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file):
-            task: dict[str, Any] = {"data": {"image": prefix + row["item"]}}
+            task: dict[str, Any] = {"data": {"image": prefix + (row["item"] if "item" in row else row["file"])}}
             if row["label"]:
                 choice = {
                     "from_name": "label",
@@ -160,7 +162,7 @@ def _label_studio(folder: Path, output: Path, prefix: str) -> tuple[Path, str]:
                     "type": "choices",
                     "value": {"choices": [row["label"]]},
                 }
-                kind = "annotations" if row["status"] == "given" else "predictions"
+                kind = "annotations" if row.get("status") == "given" else "predictions"
                 task[kind] = [
                     {"result": [choice]} | ({} if kind == "annotations" else {"score": float(row["confidence"])})
                 ]

@@ -1,7 +1,6 @@
 """What `suggest`, `audit` and `spread` have in common: a file of embeddings, its graph, labels, and pictures."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,17 +40,15 @@ def graph_of(items: "EmbeddedItems", options: argparse.Namespace) -> "Graph":
     return build_graph(z, neighbors)
 
 
-def read_labels(
-    items: "EmbeddedItems", path: Path | None, classes: Sequence[str] | None = None
-) -> "tuple[Tensor, list[str]]":
-    """Return labels `(n,)` and class names; without a file, no label and the classes that are named."""
+def read_labels(items: "EmbeddedItems", path: Path | None) -> "tuple[Tensor, list[str]]":
+    """Return labels `(n,)` and class names; without a file, none of either."""
     if path is not None:
         return items.read_labels(path)
     import torch
 
     from lspread.typing import UNLABELED
 
-    return torch.full((len(items.items),), UNLABELED), list(classes or [])
+    return torch.full((len(items.items),), UNLABELED), []
 
 
 def sheet_picture(items: "EmbeddedItems", row: int, *lines: str) -> "SheetPicture":
@@ -78,7 +75,7 @@ def texts_of(items: "EmbeddedItems") -> list[str] | None:
     except DataError:
         return None
     cells, counted = columns.cells, [str(row) for row in range(1, len(items.items) + 1)]
-    named = next((name for name, column in cells.items() if column == items.items), None)
+    named = next((name for name, column in cells.items() if [cell.strip() for cell in column] == items.items), None)
     if len(columns) != len(counted) or (named is None and items.items != counted):
         return None
     if items.kind == "table":

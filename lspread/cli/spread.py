@@ -1,6 +1,7 @@
 """`lspread spread`: from embeddings and a few labels to a label for every item, without training."""
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -93,6 +94,9 @@ def run(command: str, argv: list[str]) -> int:
     written = _write_predictions(items, names, predicted, confidence, is_given, model, threshold, options.output)
     noun = "rows" if items.kind == "table" else f"{items.kind}s"
     title = f"{Path(items.root).name}: {len(label):,} {noun} from {int(is_given.sum()):,} labels"
+    # Below the threshold nothing is said.
+    num_sure = written - int(is_given.sum())
+    said = {} if threshold is None else {"num_written": num_sure, "threshold": threshold["threshold"]}
     content = {
         "title": title,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -101,6 +105,7 @@ def run(command: str, argv: list[str]) -> int:
         **_describe(items, names, label, predicted, confidence, model, options),
         "cross_validation": checks,
         "reliability": reliability,
+        **said,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     write_json(options.output / "results.json", content)
@@ -148,8 +153,10 @@ def _cross_validate(
     import torch
     from torch.nn.functional import normalize
 
+    from lspread.labels import sharpen
     from lspread.lit.baselines import knn_vote, logistic_regression
     from lspread.lit.scores import Method, cross_validate
+    from lspread.typing import UNLABELED
 
     z = items.embedding
     near = normalize(z, dim=1) if (options.metric or items.metric) == "cosine" else z
@@ -157,15 +164,14 @@ def _cross_validate(
     right: list[Tensor] = []
 
     def spread(given: "Tensor", index: "Tensor") -> "Tensor":
-        from lspread.labels import sharpen
-
         found = _fit(model.graph_, given, num_classes, options)
         classes = torch.from_numpy(found.classes_)
         probability = torch.from_numpy(found.label_distributions_)[index]
         confidence, place = sharpen(probability, model.temperature_).max(1)
+        is_reached = torch.from_numpy(found.is_reached_)[index]
         sure.append(confidence)
-        right.append(classes[place] == label[index])
-        return classes[place]
+        right.append(is_reached & (classes[place] == label[index]))
+        return torch.where(is_reached, classes[place], UNLABELED)
 
     def vote(given: "Tensor", index: "Tensor") -> "Tensor":
         rows = (given >= 0).nonzero().flatten()
@@ -333,12 +339,15 @@ def _picture_shape(items: "EmbeddedItems") -> list[int] | None:
         return None
     from PIL import Image
 
-    with Image.open(Path(items.root) / items.items[0]) as image:
-        return [len(image.getbands()), image.height, image.width]
+    try:
+        with Image.open(Path(items.root) / items.items[0]) as image:
+            return [len(image.getbands()), image.height, image.width]
+    except OSError:  # moved, or embedded on another machine
+        return None
 
 
 def _picture(items: "EmbeddedItems", row: int, label: str, confidence: float, folder: Path) -> dict[str, Any]:
-    """Return one item to show, and write its thumbnail where it is an image."""
+    """Return one item to show, and write its thumbnail where it is an image that can be read here."""
     thumbnail = None
     if items.kind == "image":
         import numpy as np
@@ -347,10 +356,11 @@ def _picture(items: "EmbeddedItems", row: int, label: str, confidence: float, fo
         from lspread.data import decode_image
         from lspread.lit.run_folder import save_thumbnail
 
-        thumbnail = f"thumbnails/{row:06d}.png"
-        (folder / "thumbnails").mkdir(exist_ok=True)
-        image = decode_image(Path(items.root) / items.items[row], 160, 3)
-        save_thumbnail(folder / thumbnail, torch.as_tensor(np.asarray(image)))
+        with contextlib.suppress(OSError, DataError):
+            image = decode_image(Path(items.root) / items.items[row], 160, 3, window="image")
+            (folder / "thumbnails").mkdir(exist_ok=True)
+            save_thumbnail(folder / f"thumbnails/{row:06d}.png", torch.as_tensor(np.asarray(image)))
+            thumbnail = f"thumbnails/{row:06d}.png"
     return {
         "item": items.items[row],
         "index": row,

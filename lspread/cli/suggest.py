@@ -102,7 +102,7 @@ def _check_unfilled(table: Path) -> None:
         return
     from lspread.data.columns import read_separated
 
-    text, separator = read_separated(table, "")
+    text, separator = read_separated(table, "", errors="surrogateescape")
     rows = csv.DictReader(io.StringIO(text), delimiter=separator)
     num_filled = sum(bool((row.get("label") or "").strip()) for row in rows)
     if num_filled:

@@ -15,7 +15,7 @@ _FILES = {
     "graph_head.safetensors": "embeddings that label new images: lspread predict RUN IMAGES --head graph",
     "metrics.csv": "losses and accuracies per epoch",
     "config.yaml": "the settings, ready for another run",
-    "checkpoints/last.ckpt": "to resume, test or predict: lspread test RUN",
+    "checkpoints/last.ckpt": "to resume or predict: lspread predict RUN",
 }
 
 

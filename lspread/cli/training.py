@@ -21,7 +21,7 @@ from lspread.cli.summary import print_summary
 from lspread.cli.trainer import RunTrainer
 from lspread.cli.warm_up import warm_up_folder, warm_up_settings
 from lspread.data import FewLabelData
-from lspread.errors import ConfigError, LspreadError
+from lspread.errors import ConfigError, DataError, LspreadError
 from lspread.lit import FewLabelClassifier
 from lspread.lit.graph_head import MAX_ROWS
 from lspread.lit.random_state import RandomState
@@ -262,6 +262,24 @@ class TrainingCLI(LightningCLI):
             if isinstance(callback, RunFolder):
                 callback.warm_up = str(cache.path)
         self.config_init[self.command].ckpt_path = str(cache.path)
+
+    def before_test(self) -> None:
+        """Refuse where nothing was kept for test: Lightning would end without a word."""
+        self._require("test")
+
+    def before_validate(self) -> None:
+        """Refuse where nothing was kept for validation."""
+        self._require("val")
+
+    def _require(self, part: str) -> None:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        if len(getattr(self.datamodule.split, part)) == 0:
+            raise DataError(
+                f"there is nothing to {self.command}: no item of {self.datamodule.name} was kept for "
+                f"{'validation' if part == 'val' else part}. What is known of the others is in the run's report; "
+                f"`lspread predict {shlex.quote(str(self.run_dir))}` labels all items."
+            )
 
     def _is_repeatable(self) -> bool:
         """Whether another run of these settings draws the same numbers: seeded, one process."""

@@ -16,6 +16,8 @@ __all__ = ["Columns", "RowFeatures", "read_columns", "read_separated"]
 
 MOST_CELLS, MOST_LETTERS = 6, 300
 """What a person is shown of a row, or of a text."""
+MOST_BYTES = 2**31 - 1
+"""Length of a cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +68,11 @@ class Columns:
         column = id_column or next((name for name in ("item", "id") if name in self.cells), None)
         if column is None:
             return [str(row) for row in range(1, len(self) + 1)], None
-        items = self.cells[column]
+        items = [cell.strip() for cell in self.cells[column]]
         seen: set[str] = set()
-        for item in items:
+        for item, line in zip(items, self.line, strict=True):
+            if not item:
+                raise DataError(f"{self.path}, line {line}: the cell `{column}` is empty, and names the row.")
             if item in seen:
                 raise DataError(f"{self.path}: `{column}` must name every row once, but '{item}' occurs again.")
             seen.add(item)
@@ -152,15 +156,22 @@ def read_columns(path: str | Path) -> Columns:
     missing = f"There is no file {path}. It needs a first line that names the columns, and rows below."
     text, separator = read_separated(path, missing)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header = [cell.strip() for cell in next(reader, [])]
+    header: list[str] = []
     rows, line = [], []
-    for row in reader:
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(header):
-            raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
-        rows.append(row)
-        line.append(reader.line_num)
+    limit = csv.field_size_limit(MOST_BYTES)  # by itself Python refuses texts of more than 128 KiB
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
+            rows.append(row)
+            line.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error}).") from error
+    finally:
+        csv.field_size_limit(limit)
     if not header or not rows:
         raise DataError(f"{path} needs a first line that names the columns, and rows below it.")
     if len(set(header)) < len(header):
@@ -168,18 +179,19 @@ def read_columns(path: str | Path) -> Columns:
     return Columns(path, {name: [row[place] for row in rows] for place, name in enumerate(header)}, line)
 
 
-def read_separated(path: Path, missing: str) -> tuple[str, str]:
+def read_separated(path: Path, missing: str, *, errors: str = "strict") -> tuple[str, str]:
     """Return the text of a CSV file, and what separates its cells: a comma, a semicolon or a tab.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
         missing: What to say where there is no such file.
+        errors: "surrogateescape" lets in names of files that are no UTF-8, as the commands write them.
 
     Raises:
         DataError: The file is missing, not UTF-8, or cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig", errors=errors)
     except FileNotFoundError:
         raise DataError(missing) from None
     except UnicodeDecodeError as error:

@@ -92,8 +92,7 @@ class EmbeddedItems:
         Raises:
             DataError: The file cannot be read, names items that are not here, or labels of fewer than two classes.
         """
-        base = self.root if self.kind == "image" else "."
-        table = read_labels_csv(path, base)
+        table = read_labels_csv(path, self.root if self.kind == "image" else None)
         names = class_names_of(table)
         rows, given = table.match(self.items, Path(self.root), names)
         label = torch.full((len(self.items),), UNLABELED)

@@ -38,11 +38,12 @@ class ImageFolder(FewLabelData):
 
     Args:
         root: The folder; nested folders are searched, hidden files are not.
-        labels_csv: Label file, relative to `root`; null for one subfolder per class.
-        val_csv: Label file of validation images, relative to `root`.
-        test_csv: Label file of test images, relative to `root`.
+        labels_csv: Label file, relative to `root` or, where there is none, to the working folder; null for one
+            subfolder per class.
+        val_csv: Label file of validation images, sought alike.
+        test_csv: Label file of test images, sought alike.
         group_column: Column that names the group of every image, such as its patient; null: images stand alone.
-        groups_csv: File with the columns `file` and `group_column`, relative to `root`; null: `labels_csv`.
+        groups_csv: File with the columns `file` and `group_column`, sought alike; null: `labels_csv`.
         class_names: Class names in order; null takes the sorted names of `labels_csv` or of the subfolders.
         image_size: Height and width; the shorter side is resized to it, then the center is cropped.
         in_channels: 3 for color, 1 for grey.
@@ -54,8 +55,8 @@ class ImageFolder(FewLabelData):
         fraction: Share of each class to draw as labels.
         labeled_indices: Rows to use as labels, in the order of the sorted paths.
         seed: Seed of the draw.
-        val_fraction: Share of the items with a known class to keep for validation; they must not be training labels.
-            With `group_column`: share of the groups, whose labels are no training labels.
+        val_fraction: Share of the items with a known class to keep for validation; their labels are no training labels.
+            With `group_column`: share of the groups.
         test_fraction: Share of the groups to keep for test; needs `group_column`.
         batch_size: Images of the pool per training step.
         labeled_batch_size: Labeled images per training step.
@@ -105,10 +106,10 @@ class ImageFolder(FewLabelData):
             raise ConfigError("groups_csv and test_fraction need group_column, the column that names the groups.")
         self.group_column, self.test_fraction = group_column, test_fraction
         self._group_of = None if group_column is None else self._read_groups(group_column, groups_csv or labels_csv)
-        is_drawn = num_labels_per_class is not None or fraction is not None or labeled_indices is not None
+        self._is_drawn = num_labels_per_class is not None or fraction is not None or labeled_indices is not None
         self._table = self._read_table(labels_csv)
         self._held_out = {
-            part: read_labels_csv(self.root / name, self.root, besides=self._besides)
+            part: read_labels_csv(self._find(name), self.root, besides=self._besides)
             for part, name in (("val", val_csv), ("test", test_csv))
             if name is not None
         }
@@ -116,7 +117,7 @@ class ImageFolder(FewLabelData):
             names = list(class_names)
             if len(set(names)) != len(names):
                 raise ConfigError(f"class_names must differ from each other, but are {', '.join(names)}.")
-        found = class_names_of(self._table) if self._table else self._subfolder_classes(labels_csv, is_drawn)
+        found = class_names_of(self._table) if self._table else self._subfolder_classes(labels_csv, self._is_drawn)
         if class_names is None:
             names = found
         super().__init__(
@@ -163,15 +164,20 @@ class ImageFolder(FewLabelData):
         group = self._groups(names)
         if group is not None:
             parts = self._whole_parts(parts, label, group)
+        elif self.val_fraction and not self._is_drawn:
+            # All known labels are for training unless they are set aside before.
+            apart = torch.cat([torch.empty(0, dtype=torch.int64), *parts.values()])
+            chosen = choose_held_out(label, val_fraction=self.val_fraction, apart=apart, seed=self.seed)["val"]
+            parts["val"] = torch.cat([parts.get("val", chosen[:0]), chosen])
         split = self.draw_split(label, val=parts.get("val"), test=parts.get("test"))
-        if self.val_fraction and group is None:
+        if self.val_fraction and self._is_drawn and group is None:
             split = split.hold_out(self.val_fraction, label, seed=self.seed)
         return Items(self._read_images(names), names, held_out_label, split, group)
 
     def _read_groups(self, column: str, groups_csv: str | None) -> dict[str, str]:
         if groups_csv is None:
             raise ConfigError(f"group_column '{column}' needs groups_csv, with the columns `file` and `{column}`.")
-        return read_groups_csv(self.root / groups_csv, self.root, column)
+        return read_groups_csv(self._find(groups_csv), self.root, column)
 
     def _groups(self, names: list[str]) -> list[str] | None:
         """Return the group of each image; None where images stand alone."""
@@ -223,11 +229,16 @@ class ImageFolder(FewLabelData):
     def _read_table(self, labels_csv: str | None) -> LabelTable | None:
         if labels_csv is None:
             return None
-        path = self.root / labels_csv
+        path = self._find(labels_csv)
         # Only the default name may be missing: a folder with one subfolder per class has no CSV file.
         if not path.exists() and labels_csv == "labels.csv" and next(_class_folders(self.root), None) is not None:
             return None
         return read_labels_csv(path, self.root, besides=self._besides)
+
+    def _find(self, csv: str) -> Path:
+        """Return a file in the folder or, where it has none, in the working folder."""
+        inside = self.root / csv
+        return inside if inside.exists() or not Path(csv).exists() else Path(csv)
 
     def _subfolder_classes(self, labels_csv: str | None, is_drawn: bool) -> list[str]:
         names = sorted(_class_folders(self.root))

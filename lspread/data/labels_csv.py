@@ -27,7 +27,7 @@ class LabelTable:
 
     Attributes:
         path: Where it was read.
-        file: Path of each row's image relative to the folder, with forward slashes.
+        file: Path of each row's image relative to the folder, with forward slashes; or the name of a row.
         label: Class name of each row; "" where nobody labeled it.
         line: Line number of each row in the file, for messages.
     """
@@ -95,23 +95,23 @@ class LabelTable:
         return f"{self.path} names {len(missing)} of {len(self.file)} {what}" + "\n".join(lines)
 
 
-def read_labels_csv(path: str | Path, root: str | Path, *, besides: Sequence[str] = ()) -> LabelTable:
+def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Sequence[str] = ()) -> LabelTable:
     """Read a label file.
 
     The first line names the columns `file` (or `item`) and `label`; the separator may be a comma, a semicolon or a tab.
 
     Args:
         path: The CSV file, UTF-8.
-        root: The folder that relative paths in `file` start from.
+        root: The folder that relative paths in `file` start from; None: they are names of rows, taken as they are.
         besides: Other columns that may be there; they are not read.
 
     Raises:
-        DataError: The file is missing or not UTF-8, columns are missing or unknown, a row has too few or too
+        DataError: The file is missing, a label is not UTF-8, columns are missing or unknown, a row has too few or too
             many cells, a path leaves the folder, or a file occurs twice.
     """
-    path, root = Path(path), Path(root)
+    path = Path(path)
     missing = f"There is no label file {path}. It needs a first line `file,label` and a row per image."
-    text, separator = read_separated(path, missing)
+    text, separator = read_separated(path, missing, errors="surrogateescape")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     header = ["file" if cell.strip() == "item" else cell.strip() for cell in next(reader, [])]
     if sorted(name for name in header if name not in besides) != sorted(_COLUMNS):
@@ -132,7 +132,13 @@ def read_labels_csv(path: str | Path, root: str | Path, *, besides: Sequence[str
                     f"{path}, line {line}: needs {len(header)} cells, {named}, but has {len(row)}: "
                     f"{separator.join(row)}"
                 )
-            file, label = relative_path(row[file_at].strip(), root, path, line), row[label_at].strip()
+            file, label = row[file_at].strip(), row[label_at].strip()
+            if any("\udc80" <= letter <= "\udcff" for letter in label):
+                raise DataError(f"{path}, line {line}: the label is not UTF-8 text. Save the file as CSV in UTF-8.")
+            if root is not None:
+                file = relative_path(file, Path(root), path, line)
+            elif not file:
+                raise DataError(f"{path}, line {line}: the cell `{header[file_at]}` is empty.")
             if file in seen:
                 other, first = seen[file]
                 if other == label:

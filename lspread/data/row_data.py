@@ -82,7 +82,7 @@ class RowData(VectorData):
             columns.require(label_column)
             table = _label_table(columns, items, label_column)
         else:
-            table = read_labels_csv(labels_csv, ".")
+            table = read_labels_csv(labels_csv, None)
         names = class_names_of(table) if class_names is None else list(class_names)
         label = torch.full((len(columns),), UNLABELED)
         rows, given = table.match(items, columns.path, names)

@@ -200,17 +200,13 @@ class RefreshPseudoLabels(Callback):
         }
         return Spread(graph, solution.value, _scatter(found, pool, label), facts, seconds)
 
-    def refresh(self, trainer: Trainer, pl_module: FewLabelClassifier, *, progress: bool = False) -> Spread:
+    def refresh(self, trainer: Trainer, pl_module: FewLabelClassifier) -> Spread:
         """Embed the pool with the module's best weights, spread, and give the module its pseudo-labels."""
         data = pl_module.data
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            z = embed(
-                averaged_backbone(trainer, pl_module),
-                data.pool_dataloader(),
-                preprocess=pl_module.normalize,
-                progress=progress,
-            )
+            backbone = averaged_backbone(trainer, pl_module)
+            z = embed(backbone, data.pool_dataloader(), preprocess=pl_module.normalize)
         seconds = {"embed": time.perf_counter() - start}
         shape = (len(z), data.num_classes)
         initial = self.last.scores if self.last is not None and self.last.scores.shape == shape else None

@@ -153,9 +153,11 @@ def _by_accuracy(one: Score | GivenCheck) -> tuple[float, bool]:
 
 
 def _summarize_unknown(results: Results, labels: str) -> Summary:
+    some = f"{results.num_written:,} of " if results.num_written < results.num_unlabeled else ""
+    rest = "; the others are not sure enough. Their" if some else "; their"
     text = (
-        f"With {labels}, {results.num_unlabeled:,} unlabeled {results.noun} got a label; their true labels are not "
-        "known, so nobody can say yet how many are right."
+        f"With {labels}, {some}{results.num_unlabeled:,} unlabeled {results.noun} got a label{rest} true labels are "
+        "not known, so nobody can say yet how many are right."
     )
     checks = sorted(results.given_checks, key=lambda check: -check.accuracy)
     if not checks:

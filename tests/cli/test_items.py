@@ -1,7 +1,9 @@
 """`embed`, `spread`, `suggest`, `audit`, `doctor`: from files to files, on real pictures, texts and tables."""
 
 import csv
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from lspread.cli import audit as audit_module
 from lspread.cli import embed as embed_module
 from lspread.cli.main import main
 from lspread.data import EmbeddedItems, FolderImages, decode_image
@@ -236,6 +239,9 @@ def test_target_precision_writes_what_is_sure_enough(digits, tmp_path, capsys):
     written = [row for row in rows if row["label"]]
     assert len(written) == found["num_written"] < 300
     assert found["precision"] >= 0.9
+    num_sure = len(written) - len(given)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{num_sure} of 270 unlabeled images got a label; the others are not sure enough." in page
     sure = [row for row in written if row["status"] != "given"]
     assert all(float(row["confidence"]) >= found["threshold"] - 1e-4 for row in sure)
     assert np.mean([row["label"] == true[row["item"]] for row in sure]) > 0.85
@@ -403,6 +409,76 @@ def test_a_table_of_measurements(tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "results.json").read_text())["given"][0]["text"] is None
 
 
+def test_spread_without_the_pictures_at_hand(digits, tmp_path, capsys):
+    """Embedded on one machine, spread on another."""
+    folder, _, _ = digits
+    items = EmbeddedItems.load(folder / "z.safetensors")
+    items = dataclasses.replace(items, root=str(tmp_path / "elsewhere"))
+    items.save(tmp_path / "z.safetensors")
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path / "out")
+    assert len(read(tmp_path / "out" / "predictions.csv")) == 300
+    assert not (tmp_path / "out" / "thumbnails").exists()
+    assert "000.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_names_of_rows_are_no_paths(tmp_path, capsys):
+    """What `suggest` writes can be filled in and read, whatever rows are called."""
+    names = ["https://a.b/c", "/products/12", "12/", "..", "a\\b", " padded ", "./x", "plain"]
+    rows = [[name, text, label] for name, (text, label) in zip(names, TEXTS[:4] + TEXTS[10:14], strict=True)]
+    write(tmp_path / "mails.csv", ["id", "text", "kind"], rows)
+    call(capsys, "embed", tmp_path / "mails.csv", "-o", tmp_path / "z.safetensors", "--leave-out", "kind")
+    call(capsys, "suggest", tmp_path / "z.safetensors", "-n", 8, "-o", tmp_path / "next")
+    true = {name.strip(): label for name, _, label in rows}
+    asked = read(tmp_path / "next" / "suggestions.csv")
+    assert {row["item"] for row in asked} == set(true)
+    labels = write(tmp_path / "labels.csv", ["item", "label"], [[r["item"], true[r["item"]]] for r in asked[:6]])
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out")
+    found = {row["item"]: row["label"] for row in read(tmp_path / "out" / "predictions.csv")}
+    assert all(found[row["item"]] == true[row["item"]] for row in asked[:6])
+
+
+def test_files_whose_names_are_no_utf8(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [b"caf\xe9 %d.png" % number for number in range(8)]
+    for number, name in enumerate(names):
+        picture = Image.new("L", (8, 8), 20 * number)
+        try:
+            picture.save(os.fsdecode(os.path.join(os.fsencode(photos), name)))
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+    call(capsys, "init", photos)
+    labels = photos / "labels.csv"
+    lines = labels.read_bytes().splitlines()
+    assert names[0] in labels.read_bytes()
+    filled = [line.rstrip(b",") + b"," + (b"dark" if at < 4 else b"light") for at, line in enumerate(lines[1:])]
+    labels.write_bytes(b"\n".join([lines[0], *filled[:2], *filled[-2:]]))
+    call(capsys, "embed", photos, "-o", tmp_path / "z.safetensors", "--image-size=4")
+    call(capsys, "spread", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "out", "--metric=euclidean")
+    labels.write_bytes(labels.read_bytes().replace(b"dark", b"d\xfcster"))
+    assert main(["spread", str(tmp_path / "z.safetensors"), "--labels", str(labels), "-o", str(tmp_path / "o")]) == 1
+    assert "line 2: the label is not UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_who_contradicts_a_label_is_the_nearest_of_another_class(metric, monkeypatch):
+    z = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    given = torch.arange(40) % 3
+    monkeypatch.setattr(audit_module, "MOST_DISTANCES", 100)
+    found = audit_module._contradicting(z, given, metric)
+    unit = torch.nn.functional.normalize(z, dim=1) if metric == "cosine" else z
+    distance = (unit[:, None] - unit).norm(dim=2)
+    for row in range(40):
+        others = [other for other in distance[row].argsort().tolist() if given[other] != given[row]]
+        assert found[row] == others[:5]
+    assert audit_module._contradicting(z[:3], torch.tensor([0, 0, 1]), metric) == [[2], [2], found_order(z[:3], metric)]
+
+
+def found_order(z, metric):
+    unit = torch.nn.functional.normalize(z, dim=1) if metric == "cosine" else z
+    return (unit[2] - unit[:2]).norm(dim=1).argsort().tolist()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -543,6 +619,16 @@ def test_exported_networks_answer_as_the_run_does(finished_run, photos, tmp_path
         assert Path(out["output"]).name in ("graph_head.safetensors", "graph.pt2", "graph.onnx")
     if to != "safetensors":
         assert json.loads((tmp_path / "classes.json").read_text()) == saved.class_names
+
+
+def test_exporting_answers_to_new_images_and_not_over_the_run(finished_run, photos, tmp_path, capsys):
+    call(capsys, "predict", finished_run, photos.root, "-o", tmp_path / "new")
+    call(capsys, "export", tmp_path / "new", "--to", "label-studio", "-o", tmp_path / "tasks")
+    tasks = json.loads((tmp_path / "tasks" / "predictions.json").read_text())
+    assert len(tasks) == 42
+    assert all("predictions" in task for task in tasks)
+    assert main(["export", str(finished_run), "--to", "safetensors", "-o", str(finished_run)]) == 1
+    assert "is the run itself; choose another folder" in capsys.readouterr().err
 
 
 def test_exported_tasks_keep_what_people_said_apart_from_guesses(finished_run, photos, tmp_path, capsys):

@@ -239,6 +239,15 @@ def test_validate_and_predict_leave_the_run_as_it_is(finished_run, tmp_path, cap
         assert float(old["confidence"]) == pytest.approx(float(new["confidence"]), abs=2e-3)
 
 
+def test_testing_needs_items_that_were_kept_for_it(finished_run, capsys):
+    assert main(["test", str(finished_run)]) == 1
+    said = capsys.readouterr().err
+    assert "nothing to test: no item of my photos was kept for test" in said
+    assert f"`lspread predict {finished_run}` labels all items" in said
+    assert main(["validate", str(finished_run), "--data.val_csv", "null"]) == 1
+    assert "was kept for validation" in capsys.readouterr().err
+
+
 def test_testing_needs_a_trained_run(tmp_path, capsys):
     assert main(["test", str(tmp_path)]) == 1
     assert "run folder with config.yaml and checkpoints/last.ckpt" in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,17 @@ def test_rows_of_another_file_below(tmp_path: Path) -> None:
     assert both.cells == {"x": ["1", "9"], "label": ["u", ""]}
     with pytest.raises(DataError, match=r"b\.csv lacks columns that .*a\.csv has: label"):
         first.append(second)
+
+
+def test_long_texts_and_quotes_that_nothing_closes(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    limit = csv.field_size_limit()
+    path.write_text(f"text,label\n{'word ' * 100_000},a\n")
+    assert len(read_columns(path).cells["text"][0]) == 500_000
+    path.write_text('text,label\n"never closed,a\n' + "more,b\n" * 50_000)
+    with pytest.raises(DataError, match="needs 2 cells, but has 1"):
+        read_columns(path)
+    assert csv.field_size_limit() == limit
+    path.write_text("id,text\n1,a\n ,b\n")
+    with pytest.raises(DataError, match="line 3: the cell `id` is empty"):
+        read_columns(path).name_rows(None)

@@ -169,12 +169,32 @@ def test_one_item_in_validation_and_test(make_folder: Make) -> None:
         ready(root, val_csv="val.csv", test_csv="val.csv")
 
 
+def test_val_fraction_of_given_labels(make_folder: Make) -> None:
+    files = [f"{i}.png" for i in range(12)]
+    root = make_folder(files, "file,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(10)))
+    (root / "val.csv").write_text("file,label\n11.png,a\n")
+    data = ready(root, val_csv="val.csv", val_fraction=0.4)
+    assert data.split.val.numel() == 5
+    assert data.evaluator.label(data.split.val).tolist().count(0) == 3
+    assert not torch.isin(data.split.labeled, data.split.val).any()
+    assert data.split.labeled.numel() == 6
+    assert data.split.unlabeled.numel() == 1
+    assert (data.given_label[data.split.val] == -1).all()
+
+
 def test_val_fraction_without_spare_labels(make_folder: Make) -> None:
     root = make_folder(FILES, CSV)
-    with pytest.raises(
-        ConfigError, match="needs 1 items whose class is known and that are not training labels, but there are 0"
-    ):
+    with pytest.raises(DataError, match="needs at least 2 items of one class; every class has one"):
         ready(root, val_fraction=0.2)
+
+
+def test_a_label_file_beside_the_folder(make_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"])
+    (root.parent / "labels.csv").write_text("file,label\ncat/a.png,yes\ndog/d.png,no\n")
+    monkeypatch.chdir(root.parent)
+    assert ready(Path(root.name)).class_names == ["no", "yes"]
+    (root / "labels.csv").write_text("file,label\ncat/a.png,old\ndog/d.png,new\n")
+    assert ready(Path(root.name)).class_names == ["new", "old"], "the one inside comes first"
 
 
 def test_folder_errors(make_folder: Make, tmp_path: Path) -> None:
