@@ -60,30 +60,39 @@ def current_runs(content: dict[str, Any]) -> dict[str, Any]:
     return {key: row for key, row in runs.items() if row["settings"] == hashes.get(key.split("/")[0])}
 
 
-def show(content: dict[str, Any]) -> None:
-    """Print the table of what is there."""
-    runs, minutes = content["runs"], content["minutes"]
-    columns = {"test classifier": "test", "unlabeled graph": "transductive, graph"}
-    print(
-        f"\n10 labels per class, {minutes:g} minutes each after the shared warm-up; accuracy in %, paired differences"
-    )
+def rows(runs: dict[str, Any]) -> list[list[str]]:
+    """Return title, draws, test accuracy, differences to the recipe (test; unlabeled, by the graph) and steps."""
+    table = []
     for name, (title, _) in VARIANTS.items():
         found = {key.split("/")[1]: row for key, row in runs.items() if key.split("/")[0] == name}
         if not found:
             continue
-        cells = []
-        for column in columns:
-            values = 100 * np.array([row.get(column, np.nan) for row in found.values()])
-            pairs = np.array(
-                [
-                    100 * (row.get(column, np.nan) - runs[f"recipe/{seed}"][column])
-                    for seed, row in found.items()
-                    if f"recipe/{seed}" in runs
-                ]
-            )
-            ahead = "" if name == "recipe" or not len(pairs) else f" ({describe(pairs, '+.2f')})"
-            cells.append(f"{values.mean():.1f}{ahead}")
-        print(f"{title:48}{len(found):>3} draws" + "".join(f"{cell:>26}" for cell in cells))
+        pairs = [(row, runs[f"recipe/{seed}"]) for seed, row in found.items() if f"recipe/{seed}" in runs]
+        ahead = []
+        for column in ("test classifier", "unlabeled graph"):
+            values = [100 * (row[column] - recipe[column]) for row, recipe in pairs if column in row]
+            ahead.append("" if name == "recipe" else describe(np.array(values), "+.1f"))
+        test = 100 * np.mean([row["test classifier"] for row in found.values()])
+        steps = np.mean([row["steps"] for row in found.values()])
+        table.append([title, str(len(found)), f"{test:.1f}", *ahead, f"{steps:,.0f}"])
+    return table
+
+
+HEAD = ["", "draws", "test, %", "to the recipe", "unlabeled, by the graph", "steps"]
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print the table of what is there."""
+    minutes = content["minutes"]
+    print(f"\n10 labels per class, {minutes:g} minutes each after the shared warm-up; paired differences in points")
+    for title, *cells in [HEAD, *rows(content["runs"])]:
+        print(f"{title:48}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (6, 9, 18, 25, 8), strict=True)))
+
+
+def markdown(runs: dict[str, Any]) -> str:
+    """Return README's table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in [HEAD, *rows(runs)]]
+    return "\n".join([lines[0], "|---" * len(HEAD) + "|", *lines[1:]]).replace("+-", "±")
 
 
 def main() -> None:
@@ -95,7 +104,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder with the warm-up")
     parser.add_argument("--record", type=Path, default=RESULTS / "ablation.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print README's table and nothing else")
     options = parser.parse_args()
+    if options.markdown:
+        return print(markdown(current_runs(read(options.record))))
     content = open_record(options)
     if not options.show:
         start, _ = warm_up(options.out, [])

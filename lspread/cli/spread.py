@@ -276,28 +276,20 @@ def _describe(
 
     from lspread.cli.items import texts_of
     from lspread.graph import normalize_graph
-    from lspread.lit.advice import advise, missing_advice
+    from lspread.lit.advice import advise, choose_shown, missing_advice
     from lspread.lit.outcome import draw_map
-    from lspread.lit.run_folder import classes_in_turn, package_versions, some_of_each_class
+    from lspread.lit.run_folder import package_versions
     from lspread.typing import UNLABELED
 
     is_given = label != UNLABELED
     labeled, unlabeled = is_given.nonzero().flatten(), (~is_given).nonzero().flatten()
-    order = unlabeled[confidence[unlabeled].argsort(descending=True, stable=True)]
-    half = min(NUM_SHOWN, len(order) // 2)
-    certain = classes_in_turn(order[: len(order) - half], predicted)
-    chosen = {
-        "most_certain": certain[: max(half, 1)].tolist(),
-        "least_certain": order[len(order) - half :].flip(0).tolist(),
-        "given": some_of_each_class(label, labeled),
-    }
     is_cosine = (options.metric or items.metric) == "cosine"
     z = normalize(items.embedding, dim=1) if is_cosine else items.embedding
     advice = advise(z, normalize_graph(model.graph_), label, names, num_shown=NUM_SHOWN, seed=options.seed)
-
+    chosen = {**choose_shown(confidence, predicted, label, unlabeled, NUM_SHOWN), **advice}
     texts = texts_of(items)
 
-    def show(row: int, note: str | None = None) -> dict[str, Any]:
+    def show(row: int, note: str | None) -> dict[str, Any]:
         shown = _picture(items, row, names[int(predicted[row])], float(confidence[row]), options.output)
         return {**shown, "note": note, "text": None if texts is None else texts[row]}
 
@@ -326,8 +318,7 @@ def _describe(
             "embeddings": items.made_by.get("features", ""),
         },
         "class_counts": {"given": count(labeled), "predicted": count(unlabeled), "true": None},
-        **{kind: [show(row) for row in rows] for kind, rows in chosen.items()},
-        **{kind: [show(row, note) for row, note in rows] for kind, rows in advice.items()},
+        **{kind: [show(row, note) for row, note in rows] for kind, rows in chosen.items()},
         "not_sought": missing_advice(advice),
         "map": draw_map(items.embedding, predicted, confidence, is_given, torch.arange(len(label)), seed=options.seed),
         "versions": package_versions(),

@@ -1,7 +1,7 @@
 """Which items a person should look at: those far from all labels, labels that look wrong, and what to label next."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from lspread.graph import Graph
 from lspread.labels import spread_labels
 from lspread.typing import UNLABELED
 
-__all__ = ["advise", "heard_of_labels", "missing_advice"]
+__all__ = ["Shown", "advise", "choose_shown", "heard_of_labels", "missing_advice"]
 
 REMOTE = 3.0
 """How many times less than usual an item hears of labels before that is worth a look."""
@@ -20,8 +20,10 @@ WORK = 2e7
 CANDIDATES = (48, 500)
 """Least and most candidates that `Coverage` looks at."""
 
-Advice = list[tuple[int, str]]
+Advice: TypeAlias = list[tuple[int, str]]
 """Rows, and a phrase for people about each."""
+Shown: TypeAlias = Mapping[str, Sequence[tuple[int, str | None]]]
+"""Rows of each kind that a report shows, and a phrase about each where there is one to say."""
 
 
 def advise(
@@ -71,7 +73,7 @@ def advise(
     return found
 
 
-def missing_advice(found: dict[str, Any]) -> list[str]:
+def missing_advice(found: Mapping[str, Any]) -> list[str]:
     """Return which kinds of advice were not sought, since they would have taken long."""
     return [kind for kind in ("novel", "suspicious", "to_label") if kind not in found]
 
@@ -99,3 +101,43 @@ def _remoteness(heard: float, typical: float) -> str:
     if heard <= 0:
         return "no label reaches it"
     return f"hears {typical / heard:.0f} times less of labels than is usual"
+
+
+def choose_shown(confidence: Tensor, predicted: Tensor, given: Tensor, unlabeled: Tensor, most: int) -> Shown:
+    """Return which items a report shows, each with a note that says why, here none.
+
+    Args:
+        confidence: `(n,)`.
+        predicted: Classes `(n,)` int64.
+        given: Given labels `(n,)` int64, `UNLABELED` elsewhere.
+        unlabeled: Items of which the surest and the least sure are shown `(m,)` int64.
+        most: How many of either at most.
+
+    Returns:
+        "most_certain", classes in turn; "least_certain", the least certain first; "given", some of every class.
+    """
+    order = unlabeled[confidence[unlabeled].argsort(descending=True, stable=True)]
+    half = min(most, len(order) // 2)
+    chosen = {
+        "most_certain": _classes_in_turn(order[: len(order) - half], predicted)[: max(half, 1)].tolist(),
+        "least_certain": order[len(order) - half :].flip(0).tolist(),
+        "given": _some_of_each_class(given),
+    }
+    return {kind: [(row, None) for row in rows] for kind, rows in chosen.items()}
+
+
+def _classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
+    """Reorder items, best first, so that each class shows its best before any shows its second best."""
+    rank = torch.empty_like(order)
+    for c in predicted[order].unique().tolist():
+        is_class = predicted[order] == c
+        rank[is_class] = torch.arange(int(is_class.sum()))
+    return order[rank.argsort(stable=True)]
+
+
+def _some_of_each_class(given: Tensor, most: int = 40) -> list[int]:
+    """Return some labeled rows of every class, about `most` in all."""
+    classes = given[given != UNLABELED].unique().tolist()
+    by_class = [(given == c).nonzero().flatten().tolist() for c in classes]
+    share = max(1, most // len(by_class))
+    return [row for rows in by_class for row in rows[:share]][: max(most, len(by_class))]

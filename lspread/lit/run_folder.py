@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from lspread.data import FewLabelData
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
-from lspread.lit.advice import advise, missing_advice
+from lspread.lit.advice import Shown, advise, choose_shown, missing_advice
 from lspread.lit.averaging import averaged_module
 from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
@@ -32,10 +32,8 @@ __all__ = [
     "CONFIG_FILE",
     "LAST_CHECKPOINT",
     "RunFolder",
-    "classes_in_turn",
     "package_versions",
     "save_thumbnail",
-    "some_of_each_class",
     "write_json",
     "write_predictions",
 ]
@@ -221,19 +219,10 @@ class RunFolder(Callback):
             "versions": package_versions(),
         }
 
-    def _pictures(
-        self, outcome: Outcome, data: FewLabelData, advice: dict[str, list[tuple[int, str | None]]]
-    ) -> dict[str, list[dict[str, Any]]]:
-        unlabeled = data.split.unlabeled
-        order = unlabeled[outcome.confidence[unlabeled].argsort(descending=True, stable=True)]
-        half = min(self.num_shown, len(order) // 2)
-        certain = classes_in_turn(order[: len(order) - half], outcome.predicted)
-        chosen = {
-            "most_certain": _without_note(certain[: max(half, 1)].tolist()),
-            "least_certain": _without_note(order[len(order) - half :].flip(0).tolist()),
-            "given": _without_note(some_of_each_class(data.given_label.cpu(), data.split.labeled)),
-            **advice,
-        }
+    def _pictures(self, outcome: Outcome, data: FewLabelData, advice: Shown) -> dict[str, list[dict[str, Any]]]:
+        given = data.given_label.cpu()
+        shown = choose_shown(outcome.confidence, outcome.predicted, given, data.split.unlabeled, self.num_shown)
+        chosen = {**shown, **advice}
         folder = self.run_dir / "thumbnails"
         has_pictures = _has_pictures(data)
         if has_pictures:
@@ -261,7 +250,7 @@ class RunFolder(Callback):
                 )
         return pictures
 
-    def _advice(self, outcome: Outcome, data: FewLabelData) -> dict[str, list[tuple[int, str | None]]]:
+    def _advice(self, outcome: Outcome, data: FewLabelData) -> Shown:
         """Return the items that deserve a look, and why; nothing for a run without a graph."""
         if outcome.graph is None:
             return {}
@@ -323,22 +312,6 @@ def save_thumbnail(path: Path, image: Tensor) -> None:
     picture.save(path)
 
 
-def classes_in_turn(order: Tensor, predicted: Tensor) -> Tensor:
-    """Reorder items, best first, so that each class shows its best before any shows its second best."""
-    rank = torch.empty_like(order)
-    for c in predicted[order].unique().tolist():
-        is_class = predicted[order] == c
-        rank[is_class] = torch.arange(int(is_class.sum()))
-    return order[rank.argsort(stable=True)]
-
-
-def some_of_each_class(given: Tensor, labeled: Tensor, most: int = 40) -> list[int]:
-    """Return some labeled rows of every class, about `most` in all."""
-    by_class = [labeled[given[labeled] == c].tolist() for c in given[labeled].unique().tolist()]
-    share = max(1, most // len(by_class))
-    return [row for rows in by_class for row in rows[:share]][: max(most, len(by_class))]
-
-
 def package_versions() -> dict[str, str]:
     """Return versions of what a run depends on, and the machine."""
     found = {"python": platform.python_version()}
@@ -350,10 +323,6 @@ def package_versions() -> dict[str, str]:
     found["os"] = platform.platform()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return found
-
-
-def _without_note(rows: list[int]) -> list[tuple[int, str | None]]:
-    return [(row, None) for row in rows]
 
 
 def _has_pictures(data: FewLabelData) -> bool:
