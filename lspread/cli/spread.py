@@ -94,9 +94,6 @@ def run(command: str, argv: list[str]) -> int:
     written = _write_predictions(items, names, predicted, confidence, is_given, model, threshold, options.output)
     noun = "rows" if items.kind == "table" else f"{items.kind}s"
     title = f"{Path(items.root).name}: {len(label):,} {noun} from {int(is_given.sum()):,} labels"
-    # Below the threshold nothing is said.
-    num_sure = written - int(is_given.sum())
-    said = {} if threshold is None else {"num_written": num_sure, "threshold": threshold["threshold"]}
     content = {
         "title": title,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -105,7 +102,7 @@ def run(command: str, argv: list[str]) -> int:
         **_describe(items, names, label, predicted, confidence, model, options),
         "cross_validation": checks,
         "reliability": reliability,
-        **said,
+        "num_sure": None if threshold is None else written - int(is_given.sum()),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     write_json(options.output / "results.json", content)

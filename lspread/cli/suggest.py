@@ -72,10 +72,10 @@ examples:
     reasons = found.name_classes(names)
     column = "file" if items.kind == "image" else "item"
     lines = [
-        [items.items[row], "", reason, f"{score:.6g}"]
+        [items.items[row], reason, f"{score:.6g}"]
         for row, reason, score in zip(rows, reasons, found.score.tolist(), strict=True)
     ]
-    items.write_table(options.output / "reasons.csv", [column, "label", "reason", "score"], lines)
+    items.write_table(options.output / "reasons.csv", [column, "reason", "score"], lines)
     items.write_table(table, [column, "label"], [[items.items[row], ""] for row in rows])
     files = [str(table), str(options.output / "reasons.csv")]
     if items.kind == "image":
@@ -83,12 +83,12 @@ examples:
         sheet = [pictures[at : at + SHEET_COLUMNS] for at in range(0, len(pictures), SHEET_COLUMNS)]
         files.append(str(draw_contact_sheet(sheet, options.output / "suggestions.png")))
     if options.json:
-        asked = [{"item": line[0], "reason": line[2], "score": float(line[3])} for line in lines]
+        asked = [{"item": line[0], "reason": line[1], "score": float(line[2])} for line in lines]
         print(json.dumps({"suggestions": asked, "files": files}))
         return 0
     print(f"{len(rows)} of {int((label == UNLABELED).sum()):,} items without label, by strategy '{options.strategy}':")
     for line in lines[:20]:
-        print(f"  {line[0]}    {line[2]}")
+        print(f"  {line[0]}    {line[1]}")
     if len(lines) > 20:
         print(f"  ... and {len(lines) - 20} more")
     print("wrote " + ", ".join(files))
@@ -98,16 +98,17 @@ examples:
 
 def _check_unfilled(table: Path) -> None:
     """Refuse to write over labels that somebody filled in."""
-    if not table.is_file():
+    if not table.exists():
         return
     from lspread.data.columns import read_separated
 
     text, separator = read_separated(table, "", errors="surrogateescape")
-    rows = csv.DictReader(io.StringIO(text), delimiter=separator)
-    num_filled = sum(bool((row.get("label") or "").strip()) for row in rows)
-    if num_filled:
+    header, *rows = csv.reader(io.StringIO(text), delimiter=separator)
+    at = [cell.strip() for cell in header].index("label") if "label" in [cell.strip() for cell in header] else None
+    is_filled = at is None or any(len(row) > at and row[at].strip() for row in rows)
+    if is_filled:
         raise ConfigError(
-            f"{table} holds {num_filled} labels that were filled in, and the new suggestions would replace them. "
+            f"{table} holds labels that were filled in, or something else than suggestions, and would be replaced. "
             "Choose another folder with -o, or move the file."
         )
 

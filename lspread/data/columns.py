@@ -145,8 +145,10 @@ class Columns:
         return Columns(self.path, cells, self.line + other.line)
 
 
-def read_columns(path: str | Path) -> Columns:
+def read_columns(path: str | Path, *, errors: str = "strict") -> Columns:
     """Read a CSV file, whose first line names the columns; the separator may be a comma, a semicolon or a tab.
+
+    `errors` is that of `read_separated`.
 
     Raises:
         DataError: The file is missing or not UTF-8, has no rows, a row with too few or too many cells, or two columns
@@ -154,7 +156,7 @@ def read_columns(path: str | Path) -> Columns:
     """
     path = Path(path)
     missing = f"There is no file {path}. It needs a first line that names the columns, and rows below."
-    text, separator = read_separated(path, missing)
+    text, separator = read_separated(path, missing, errors=errors)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] = []
     rows, line = [], []

@@ -43,7 +43,7 @@ def choose_held_out(
         seed: Of the draw.
 
     Returns:
-        "test" and "val", ascending rows, empty where the fraction is 0.
+        "test" and "val", ascending rows, empty where the fraction is 0. Without groups every class keeps one item.
 
     Raises:
         ConfigError: A fraction out of range, or both leave nothing.
@@ -115,7 +115,7 @@ def read_groups_csv(path: str | Path, root: Path, column: str) -> dict[str, str]
     Raises:
         DataError: The file is missing, lacks a column or a cell, or gives a file two groups.
     """
-    columns = read_columns(path)
+    columns = read_columns(path, errors="surrogateescape")
     name = "item" if "item" in columns.cells else "file"
     columns.require(name, column)
     found: dict[str, str] = {}
@@ -162,4 +162,12 @@ def _choose(label: Tensor, share: float, is_free: Tensor, number: Tensor | None,
         warnings.simplefilter("ignore", UserWarning)  # classes rarer than the folds: some folds have none of them
         parts = splitter.split(np.zeros(len(rows)), kind.numpy(), None if number is None else number[rows].numpy())
         chosen = [fold for _, fold in parts][: folds.numerator]
-    return rows[torch.from_numpy(np.sort(np.concatenate(chosen)))]
+    is_chosen = torch.zeros(len(rows), dtype=torch.bool)
+    is_chosen[torch.from_numpy(np.concatenate(chosen))] = True
+    if number is None:
+        generator = torch.Generator().manual_seed(seed)
+        for c in kind.unique():
+            own = (kind == c).nonzero()[:, 0]
+            if is_chosen[own].all():  # a class keeps one item at least
+                is_chosen[own[torch.randint(len(own), (1,), generator=generator)]] = False
+    return rows[is_chosen]

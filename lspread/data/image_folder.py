@@ -18,6 +18,7 @@ from lspread.typing import UNLABELED
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_images"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+DEFAULT_CSV = "labels.csv"
 _PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SHOWN = 8
 
@@ -39,7 +40,7 @@ class ImageFolder(FewLabelData):
     Args:
         root: The folder; nested folders are searched, hidden files are not.
         labels_csv: Label file, relative to `root` or, where there is none, to the working folder; null for one
-            subfolder per class.
+            subfolder per class; "auto" for labels.csv in `root` or, where there is none, one subfolder per class.
         val_csv: Label file of validation images, sought alike.
         test_csv: Label file of test images, sought alike.
         group_column: Column that names the group of every image, such as its patient; null: images stand alone.
@@ -72,7 +73,7 @@ class ImageFolder(FewLabelData):
     def __init__(
         self,
         root: str,
-        labels_csv: str | None = "labels.csv",
+        labels_csv: str | None = "auto",
         val_csv: str | None = None,
         *,
         test_csv: str | None = None,
@@ -177,6 +178,7 @@ class ImageFolder(FewLabelData):
     def _read_groups(self, column: str, groups_csv: str | None) -> dict[str, str]:
         if groups_csv is None:
             raise ConfigError(f"group_column '{column}' needs groups_csv, with the columns `file` and `{column}`.")
+        groups_csv = DEFAULT_CSV if groups_csv == "auto" else groups_csv
         return read_groups_csv(self._find(groups_csv), self.root, column)
 
     def _groups(self, names: list[str]) -> list[str] | None:
@@ -227,13 +229,14 @@ class ImageFolder(FewLabelData):
         return files
 
     def _read_table(self, labels_csv: str | None) -> LabelTable | None:
-        if labels_csv is None:
+        is_auto = labels_csv == "auto"
+        if labels_csv is None or (is_auto and not (self.root / DEFAULT_CSV).exists() and self._has_classes()):
             return None
-        path = self._find(labels_csv)
-        # Only the default name may be missing: a folder with one subfolder per class has no CSV file.
-        if not path.exists() and labels_csv == "labels.csv" and next(_class_folders(self.root), None) is not None:
-            return None
+        path = self.root / DEFAULT_CSV if is_auto else self._find(labels_csv)
         return read_labels_csv(path, self.root, besides=self._besides)
+
+    def _has_classes(self) -> bool:
+        return next(_class_folders(self.root), None) is not None
 
     def _find(self, csv: str) -> Path:
         """Return a file in the folder or, where it has none, in the working folder."""
@@ -259,7 +262,7 @@ class ImageFolder(FewLabelData):
                 "Make one subfolder per class, or write a labels.csv with the columns file,label."
             )
         if not is_drawn:
-            no_csv = "" if labels_csv is None else f"There is no {self.root / labels_csv}. "
+            no_csv = "" if labels_csv is None else f"There is no {self.root / DEFAULT_CSV}. "
             raise ConfigError(
                 f"{no_csv}Taking the {len(names)} subfolders of {self.root} as classes ({shown}) needs to know how "
                 "many labels to use: set num_labels_per_class (10, say), or fraction (1.0 uses all)."

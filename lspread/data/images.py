@@ -1,5 +1,6 @@
 """Images as datasets: all in memory, or decoded from files when asked for."""
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,8 +191,10 @@ class FolderImages(Images):
         """Return a hash of the files' paths, sizes and times of change, without reading them."""
         digest = hashlib.blake2b(repr((self.image_shape, self.full_scale, self.window)).encode(), digest_size=16)
         for row in index.tolist():
-            stat = self.paths[row].stat()
-            told = os.fspath(self.paths[row]), stat.st_size, stat.st_mtime_ns
+            told: list[Any] = [os.fspath(self.paths[row])]
+            with contextlib.suppress(OSError):  # reading it will say what is wrong
+                stat = self.paths[row].stat()
+                told += [stat.st_size, stat.st_mtime_ns]
             digest.update(repr(told).encode())
         return digest.hexdigest()
 

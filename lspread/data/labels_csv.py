@@ -92,6 +92,8 @@ class LabelTable:
             what = f"items that are not rows of {root}:\n"
         else:
             what = f"files that are not images under {root}. Paths in the column `file` are relative to that folder:\n"
+        if any(_is_escaped(self.file[i]) for i in missing):
+            lines.append("The label file is not UTF-8 text. Save it as CSV in UTF-8.")
         return f"{self.path} names {len(missing)} of {len(self.file)} {what}" + "\n".join(lines)
 
 
@@ -133,7 +135,7 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
                     f"{separator.join(row)}"
                 )
             file, label = row[file_at].strip(), row[label_at].strip()
-            if any("\udc80" <= letter <= "\udcff" for letter in label):
+            if _is_escaped(label):
                 raise DataError(f"{path}, line {line}: the label is not UTF-8 text. Save the file as CSV in UTF-8.")
             if root is not None:
                 file = relative_path(file, Path(root), path, line)
@@ -216,6 +218,11 @@ def _column_advice(header: list[str], besides: Sequence[str]) -> str:
     if twice:
         advice.append(f"Twice: {', '.join(twice)}.")
     return " ".join(advice)
+
+
+def _is_escaped(text: str) -> bool:
+    """Whether a text was read from bytes that are no UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -62,6 +62,8 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
     """What the three share: from X and y to a graph, a solve, and votes for new items."""
 
     balance = True
+    _middle: NDArray[np.float64] | None = None
+    """What is subtracted from rows before they become float32."""
 
     def __init__(
         self,
@@ -222,7 +224,7 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         if callable(self.kernel):
             return read_graph(self.kernel(self.X_, self.X_)).to(device, torch.float64)
         n = len(self.X_)
-        self._middle: NDArray[np.float64] | None = None
+        self._middle = None
         if n >= SINGLE_NODES:
             self._dtype = torch.float32
             if self.metric == "euclidean":

@@ -171,8 +171,8 @@ def propagate_labels(
         graph: W, symmetric and not normalized.
         targets: Y `(n, c)` of the graph's dtype, or float16 or bfloat16; only rows of given nodes are read.
         is_given: Nodes that are held `(n,)` bool.
-        ridge: Number or 0-dimensional tensor >= 0; above zero, scores fade with distance from the labels, and the error
-            is bounded by residual / min(ridge, 1).
+        ridge: Number or 0-dimensional tensor >= 0; above zero, scores fade with distance from the labels, and
+            `Solution.error_bound` is finite.
         solver: As in `spread_labels`; `FixedPoint()` needs eigenvalues of D - W + ridge below 2. Where it has not, the
             status says so.
         initial: First guess of F `(n, c)`.
@@ -180,8 +180,8 @@ def propagate_labels(
 
     Returns:
         `Solution` with scores F `(n, c)`; rows of reached nodes sum to one for one-hot targets and ridge 0, zero rows
-        where no given node can be reached. By default `residual` compares every free row with its neighbours' mean, so
-        that weights may be of any size and differ by orders of magnitude. Implicit gradient to weights, targets and
+        where no given node can be reached. By default every free row is compared with its neighbours' mean, so that
+        weights may be of any size and differ by orders of magnitude. Implicit gradient to weights, targets and
         ridge: with A the matrix on free nodes and A L = dLoss/dF there, dLoss/dridge = -<L, F>. Computed outside
         autocast.
 

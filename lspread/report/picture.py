@@ -139,7 +139,7 @@ def _title(results: Results) -> str:
     labels = "1 label" if results.num_labeled == 1 else f"{results.num_labeled:,} labels"
     score = headline_score(headline_scores(results))
     if score is None:
-        return f"{labels}  →  labels for {results.num_written:,} {results.noun}"
+        return f"{labels}  →  labels for {results.num_sure:,} {results.noun}"
     return f"{labels}  →  {format_percent(score.accuracy)} of {score.num_items:,} {set_name(score.on, results)} right"
 
 

@@ -157,7 +157,7 @@ class Results:
     num_items: int
     num_labeled: int
     num_unlabeled: int
-    num_written: int
+    num_sure: int
     num_val: int
     num_test: int
     class_names: list[str]
@@ -253,7 +253,7 @@ def _results(top: Fields) -> Results:
         num_items=data.count("num_items", num_labeled + num_unlabeled),
         num_labeled=num_labeled,
         num_unlabeled=num_unlabeled,
-        num_written=top.count("num_written", num_unlabeled),
+        num_sure=top.count("num_sure", num_unlabeled),
         num_val=data.count("num_val", 0),
         num_test=data.count("num_test", 0),
         class_names=names,

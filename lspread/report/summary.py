@@ -153,8 +153,8 @@ def _by_accuracy(one: Score | GivenCheck) -> tuple[float, bool]:
 
 
 def _summarize_unknown(results: Results, labels: str) -> Summary:
-    some = f"{results.num_written:,} of " if results.num_written < results.num_unlabeled else ""
-    rest = "; the others are not sure enough. Their" if some else "; their"
+    some = f"{results.num_sure:,} of " if results.num_sure < results.num_unlabeled else ""
+    rest = "; the others are not sure enough. The" if some else "; their"
     text = (
         f"With {labels}, {some}{results.num_unlabeled:,} unlabeled {results.noun} got a label{rest} true labels are "
         "not known, so nobody can say yet how many are right."

@@ -37,8 +37,8 @@ class ConjugateGradient:
         rtol: Residual to reach, relative to |b|; None is 1e-5 in float32 and 1e-12 in float64.
         atol: Residual that is always good enough.
         max_steps: Products with A at most.
-        preconditioner: "jacobi" divides by the diagonal, b and the residual that counts as well, so that rows of small
-            numbers are not lost beside others; useful where degrees differ much.
+        preconditioner: "jacobi" divides by the diagonal D; useful where degrees differ much. Then D^-1 (b - A x) has to
+            be small beside D^-1 b as well, so that rows of small numbers are not lost beside others.
         check_every: Steps between looks at the residual, each a host sync, on a GPU; a CPU looks at every step. 0 never
             looks and takes `max_steps` steps.
 
@@ -77,36 +77,41 @@ class ConjugateGradient:
                 "normalized graph (normalize_graph), or solver=FixedPoint() or Direct()."
             )
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
-
-        def weigh(r: Tensor) -> Tensor:
-            return r if inverse_diagonal is None else r * inverse_diagonal
-
-        scale = unit_scale(operator, weigh(rhs))
-        rhs = rhs.contiguous() / operator.broadcast(scale)
-        goal = tolerance(operator, weigh(rhs), self.rtol, self.atol / scale)
+        by_row = rhs if inverse_diagonal is None else rhs * inverse_diagonal
+        scale = unit_scale(operator, rhs, by_row)
+        rhs, by_row = rhs.contiguous() / operator.broadcast(scale), by_row / operator.broadcast(scale)
+        goals = [tolerance(operator, b, self.rtol, self.atol / scale) for b in (rhs, by_row)]
         x = first_guess(operator, rhs, initial, scale)
         r = rhs.clone() if initial is None else operator.residual(rhs, x)
-        has_broken_down = torch.zeros_like(goal, dtype=torch.bool)
+        has_broken_down = torch.zeros_like(goals[0], dtype=torch.bool)
         num_steps = 0
         for _ in range(NUM_RESTARTS):
-            taken, broken = self._descend(operator, x, r, goal, inverse_diagonal, self.max_steps - num_steps)
+            taken, broken = self._descend(operator, x, r, goals, inverse_diagonal, self.max_steps - num_steps)
             num_steps += taken
             has_broken_down |= broken
             r = operator.residual(rhs, x, r)
-            residual = operator.norm(weigh(r))
+            residual = error = operator.norm(r)
+            if inverse_diagonal is None:
+                limit = attainable(operator, goals[0], x, self.rtol)
+            else:
+                # Rounding of A x is that of D x. Told is the one of the two residuals that is further from its goal.
+                limit = attainable(operator, goals[0], x / inverse_diagonal, self.rtol)
+                each, each_limit = operator.norm(r * inverse_diagonal), attainable(operator, goals[1], x, self.rtol)
+                is_worse = each * limit > residual * each_limit
+                residual, limit = torch.where(is_worse, each, residual), torch.where(is_worse, each_limit, limit)
             if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
-            if bool((residual <= attainable(operator, goal, x, self.rtol)).all()):  # sync: is a restart needed?
+            if bool((residual <= limit).all()):  # sync: is a restart needed?
                 break
         return certify(
             operator,
             rhs,
             x,
-            attainable(operator, goal, x, self.rtol),
+            limit,
             scale=scale,
             num_steps=num_steps,
             residual=residual,
-            error=None if inverse_diagonal is None else operator.norm(r),
+            error=error,
             has_broken_down=has_broken_down,
         )
 
@@ -115,7 +120,7 @@ class ConjugateGradient:
         operator: LinearOperator,
         x: Tensor,
         r: Tensor,
-        goal: Tensor,
+        goals: list[Tensor],
         inverse_diagonal: Tensor | None,
         max_steps: int,
     ) -> tuple[int, Tensor]:
@@ -123,11 +128,15 @@ class ConjugateGradient:
         is_plain = inverse_diagonal is None
         z = r if inverse_diagonal is None else r * inverse_diagonal
         p = z.clone()
-        rz = operator.inner(r, z)
-        rr = operator.inner(z, z)  # what is compared with the goal
-        enough = (MARGIN * goal).square()
+        rr, zz = operator.inner(r, r), None if is_plain else operator.inner(z, z)
+        rz = rr if is_plain else operator.inner(r, z)
+        enough, enough_by_row = ((MARGIN * goal).square() for goal in goals)
+
+        def is_open() -> Tensor:
+            return rr > enough if zz is None else (rr > enough) | (zz > enough_by_row)
+
         ap = torch.empty_like(p)
-        is_active, num_steps = rr > enough, 0
+        is_active, num_steps = is_open(), 0
         every = min(self.check_every, 1) if r.device.type == "cpu" else self.check_every
         while num_steps < max_steps:
             if every and num_steps % every == 0 and not bool(is_active.any()):  # sync: all done?
@@ -135,14 +144,15 @@ class ConjugateGradient:
             ap, curvature = operator.multiply_inner(p, ap)
             is_active = is_active & (curvature > 0)
             length = torch.where(is_active, rz / curvature, 0)
-            rr = operator.descend(x, r, p, ap, length)
-            if inverse_diagonal is not None:
+            rr, last = operator.descend(x, r, p, ap, length), rz
+            if inverse_diagonal is None:
+                rz = rr
+            else:
                 torch.mul(r, inverse_diagonal, out=z)
-                rr = operator.inner(z, z)
-            rz, last = rr if is_plain else operator.inner(r, z), rz
+                rz, zz = operator.inner(r, z), operator.inner(z, z)
             # Where nothing moved, the quotient is 1 or 0 / 0 and p is of no use any more.
             operator.add_scaled(z, torch.where(is_active, rz / last, 0), p, out=p)
-            is_active = is_active & (rr > enough)
+            is_active = is_active & is_open()
             num_steps += 1
         # Whoever stands still above the goal met a direction without positive curvature.
-        return num_steps, (rr > enough) & ~is_active
+        return num_steps, is_open() & ~is_active

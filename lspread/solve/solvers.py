@@ -101,15 +101,15 @@ class _Reordered:
         return replace(found, value=torch.empty_like(found.value).index_copy_(0, order, found.value))
 
 
-def unit_scale(operator: LinearOperator, rhs: Tensor) -> Tensor:
+def unit_scale(operator: LinearOperator, *vectors: Tensor) -> Tensor:
     """Return the powers of two `(b, c)` that, as divisors, bring every column of every graph near one.
 
     A solver divides by them first, so that squares of tiny gradients do not vanish in float32, whatever stands beside
-    them in the batch. Powers of two change no digit.
+    them in the batch. Powers of two change no digit. Of several vectors `(n, c)`, as far above one as below.
     """
-    largest = operator.largest(rhs)
-    exponent = torch.frexp(largest).exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT)
-    return torch.ldexp(torch.ones_like(largest), exponent)
+    largest = torch.stack([operator.largest(vector) for vector in vectors])
+    exponent = torch.frexp(largest).exponent.sum(0).div(len(vectors), rounding_mode="floor")
+    return torch.ldexp(torch.ones_like(largest[0]), exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT))
 
 
 def first_guess(operator: LinearOperator, rhs: Tensor, initial: Tensor | None, scale: Tensor) -> Tensor:

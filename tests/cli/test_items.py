@@ -291,8 +291,13 @@ def test_suggest_does_not_write_over_labels_that_were_filled_in(digits, tmp_path
     table.write_text("\n".join(["\ufefffile;label", *(f"{row['file']};{true[row['file']]}" for row in rows)]))
     filled = table.read_bytes()
     assert main([*asked, "--labels", str(table)]) == 1
-    assert f"{table} holds 12 labels that were filled in" in capsys.readouterr().err
+    assert f"{table} holds labels that were filled in" in capsys.readouterr().err
     assert table.read_bytes() == filled
+    for content in (filled.replace(b"label", b" label "), filled.decode("utf-8-sig").encode("utf-16"), b"mine"):
+        table.write_bytes(content)
+        assert main(asked) == 1
+        assert table.read_bytes() == content
+    table.write_bytes(filled)
     call(capsys, *asked[:-1], tmp_path / "next", "--labels", table)
 
 

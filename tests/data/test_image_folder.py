@@ -182,6 +182,15 @@ def test_val_fraction_of_given_labels(make_folder: Make) -> None:
     assert (data.given_label[data.split.val] == -1).all()
 
 
+def test_val_fraction_takes_no_class_its_last_label(make_folder: Make) -> None:
+    root = make_folder(
+        [f"{i}.png" for i in range(9)], "file,label\n" + "".join(f"{i}.png,{'aab'[i // 4]}\n" for i in range(9))
+    )
+    for seed in range(8):
+        few = ready(root, val_fraction=0.4, seed=seed)
+        assert few.given_label[few.split.labeled].unique().tolist() == [0, 1]
+
+
 def test_val_fraction_without_spare_labels(make_folder: Make) -> None:
     root = make_folder(FILES, CSV)
     with pytest.raises(DataError, match="needs at least 2 items of one class; every class has one"):
@@ -192,9 +201,17 @@ def test_a_label_file_beside_the_folder(make_folder: Make, monkeypatch: pytest.M
     root = make_folder(["cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"])
     (root.parent / "labels.csv").write_text("file,label\ncat/a.png,yes\ndog/d.png,no\n")
     monkeypatch.chdir(root.parent)
-    assert ready(Path(root.name)).class_names == ["no", "yes"]
+    here = Path(root.name)
+    assert ready(here, "labels.csv").class_names == ["no", "yes"]
+    assert ready(here, num_labels_per_class=1).class_names == ["cat", "dog"], (
+        "a file that nobody named is no label file"
+    )
     (root / "labels.csv").write_text("file,label\ncat/a.png,old\ndog/d.png,new\n")
-    assert ready(Path(root.name)).class_names == ["new", "old"], "the one inside comes first"
+    assert ready(here, "labels.csv").class_names == ready(here).class_names == ["new", "old"], (
+        "the one inside comes first"
+    )
+    with pytest.raises(DataError, match=r"There is no label file photos/others\.csv"):
+        ready(here, "others.csv")
 
 
 def test_folder_errors(make_folder: Make, tmp_path: Path) -> None:

@@ -178,6 +178,27 @@ def test_propagation_over_small_and_uneven_weights(scale):
     torch.testing.assert_close(found.value.double(), exact, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("tie", [1.0, 1e-4, 1e-6, 1e-8])
+def test_gradient_of_propagation_beside_weakly_tied_nodes(tie):
+    """In the backward solve they have by far the largest multipliers, beside which the others must not be lost."""
+    w = reference.random_weights(40)
+    w[38:] = w[:, 38:] = 0
+    w[0, 38] = w[38, 0] = w[1, 39] = w[39, 1] = tie
+    is_given = torch.arange(40) < 2
+    targets = reference.one_hot(torch.where(is_given, torch.arange(40) % 2, -1), 2)
+
+    def gradients(dtype, **options):
+        graph = from_dense(w).to(dtype=dtype)
+        leaves = [graph.edge_weight.clone().requires_grad_(), targets.to(dtype).requires_grad_()]
+        solved = propagate_labels(replace(graph, edge_weight=leaves[0]), leaves[1], is_given, **options)
+        of_weight, of_target = torch.autograd.grad(solved.value[:, 0].sum(), leaves)
+        return of_weight[(graph.edge_index < 38).all(0)], of_target  # of the ties themselves: 0 times 1 / tie
+
+    found, exact = gradients(torch.float32), gradients(torch.float64, solver=Direct())
+    for single, double in zip(found, exact, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
+
+
 @given(problems())
 def test_law_spectrum(problem):
     eigenvalues = torch.linalg.eigvalsh(normalize_graph(from_dense(problem[0])).to_dense())
