@@ -144,11 +144,19 @@ def choose(folder: Path, num_labels: int, seed: int) -> list[int]:
     return data.split.pool[rows].tolist()
 
 
+def length(options: argparse.Namespace) -> list[str]:
+    """Return the settings of how long a run trains: so many epochs, or so many minutes."""
+    if "epochs" in options:
+        return [f"--trainer.max_epochs={options.epochs}"]
+    seconds = round(60 * options.minutes)
+    clock = f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return ["--trainer.max_epochs=-1", f"--trainer.max_time={clock}"]
+
+
 def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, seed: int) -> dict[str, Any]:
     """Train one method on one draw of labels and return its scores, minutes and steps, and the hash of its settings."""
     configs = [*settings_files(method), start]
     freeze = ["--model.backbone.init_args.freeze=true"] if method == "linear_probe" else []
-    seconds = round(60 * options.minutes)
     labels = [f"--data.num_labels_per_class={num_labels}"]
     if method == "lspread_chosen":
         chosen = choose(start.parent, num_labels, seed)
@@ -157,8 +165,7 @@ def run(options: argparse.Namespace, start: Path, method: str, num_labels: int, 
         *labels,
         f"--data.seed={seed}",
         f"--seed_everything={seed}",
-        "--trainer.max_epochs=-1",
-        f"--trainer.max_time=00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
+        *length(options),
         *freeze,
         *(f"--{setting}" for setting in options.set),
     ]
@@ -181,10 +188,11 @@ def open_record(options: argparse.Namespace, **facts: Any) -> dict[str, Any]:
     """Return the record that new runs belong into; one that was made otherwise is refused."""
     from lspread.lit.precision import choose_precision
 
-    facts |= {"minutes": options.minutes, "threads": options.threads, "precision": choose_precision().value}
+    asked = {name: value for name, value in vars(options).items() if name in ("epochs", "minutes", "threads")}
+    facts |= {**asked, "precision": choose_precision().value}
     content = read(options.record) or {**facts, "runs": {}}
-    if not options.show and {name: content[name] for name in facts} != facts:
-        made = {name: content[name] for name in facts}
+    made = {name: content.get(name) for name in facts}
+    if not options.show and made != facts:
         raise SystemExit(f"{options.record} was made with {made}, asked is {facts}; name another --record and --out.")
     return content
 
@@ -273,23 +281,30 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
-    """Draw the test accuracy of every run, methods side by side, a panel for each number of labels."""
+    """Draw the test accuracy of every run, the best method on top, a panel for each number of labels.
+
+    Numbers of labels with one method only are left out where others have more.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    counts = sorted({int(key.split("/")[1]) for key in runs})
-    figure, panels = plt.subplots(1, len(counts), figsize=(4.4 * len(counts), 3.4), squeeze=False, layout="constrained")
-    for axes, count in zip(panels[0], counts, strict=True):
-        shown = [method for method in METHODS if any(key.startswith(f"{method}/{count}/") for key in runs)]
-        for place, method in enumerate(reversed(shown)):
-            values = [100 * row["test classifier"] for key, row in runs.items() if key.startswith(f"{method}/{count}/")]
+    panels: dict[int, dict[str, list[float]]] = {}
+    for key, row in runs.items():
+        method, count, _ = key.split("/")
+        panels.setdefault(int(count), {}).setdefault(method, []).append(100 * row["test classifier"])
+    most = max(map(len, panels.values()))
+    panels = {count: found for count, found in sorted(panels.items()) if len(found) > 1 or most == 1}
+    figure, places = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.4), squeeze=False, layout="constrained")
+    for axes, (count, found) in zip(places[0], panels.items(), strict=True):
+        order = sorted(found, key=lambda method: np.mean(found[method]))
+        for place, method in enumerate(order):
             color = "tab:green" if method.startswith("lspread") else "tab:gray"
-            axes.plot(values, [place] * len(values), "o", color=color, alpha=0.6)
-            axes.plot(np.mean(values), place, "|", color=color, markersize=18, markeredgewidth=2)
-        axes.set_yticks(range(len(shown)), reversed(shown))
-        axes.set(title=f"{count} labels per class", xlabel="test accuracy, %")
+            axes.plot(found[method], [place] * len(found[method]), "o", color=color, alpha=0.6)
+            axes.plot(np.mean(found[method]), place, "|", color=color, markersize=18, markeredgewidth=2)
+        axes.set_yticks(range(len(order)), order)
+        axes.set(title=f"labels per class: {count}", xlabel="test accuracy, % (a draw each; bar: mean)")
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -36,9 +36,12 @@ def test_interval_is_students(scripts):
     assert describe(values[:0]) == ""
 
 
-def test_readme_has_the_table_of_the_record(scripts):
+def test_readme_has_the_tables_of_the_records(scripts):
     script = scripts["label_efficiency"]
     table = script.markdown(script.current_runs(script.read(RESULTS / "label_efficiency.json")))
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    script = scripts["ablation"]
+    table = script.markdown(script.current_runs(script.read(RESULTS / "ablation.json")))
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -103,7 +106,7 @@ def test_finished_runs_are_kept_and_not_run_again(scripts, script, tmp_path, mon
         record.write_text(json.dumps(content))
         module.main()
         assert len(done) == count + 2, "what was run with other settings is run again"
-    monkeypatch.setattr(sys, "argv", [*arguments, "--minutes", "7"])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--epochs" if script == "ablation" else "--minutes", "7"])
     with pytest.raises(SystemExit, match="name another --record"):
         module.main()
 
