@@ -103,9 +103,12 @@ def _check_unfilled(table: Path) -> None:
     from lspread.data.columns import read_separated
 
     text, separator = read_separated(table, "", errors="surrogateescape")
-    header, *rows = csv.reader(io.StringIO(text), delimiter=separator)
-    at = [cell.strip() for cell in header].index("label") if "label" in [cell.strip() for cell in header] else None
-    is_filled = at is None or any(len(row) > at and row[at].strip() for row in rows)
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
+        at = rows[0].index("label") if rows else 0
+        is_filled = any(row[at:] and row[at] for row in rows[1:])
+    except (ValueError, csv.Error):  # no such column, or no table
+        is_filled = True
     if is_filled:
         raise ConfigError(
             f"{table} holds labels that were filled in, or something else than suggestions, and would be replaced. "

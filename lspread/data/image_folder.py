@@ -178,8 +178,8 @@ class ImageFolder(FewLabelData):
     def _read_groups(self, column: str, groups_csv: str | None) -> dict[str, str]:
         if groups_csv is None:
             raise ConfigError(f"group_column '{column}' needs groups_csv, with the columns `file` and `{column}`.")
-        groups_csv = DEFAULT_CSV if groups_csv == "auto" else groups_csv
-        return read_groups_csv(self._find(groups_csv), self.root, column)
+        path = self.root / DEFAULT_CSV if groups_csv == "auto" else self._find(groups_csv)
+        return read_groups_csv(path, self.root, column)
 
     def _groups(self, names: list[str]) -> list[str] | None:
         """Return the group of each image; None where images stand alone."""

@@ -77,10 +77,11 @@ class ConjugateGradient:
                 "normalized graph (normalize_graph), or solver=FixedPoint() or Direct()."
             )
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
-        by_row = rhs if inverse_diagonal is None else rhs * inverse_diagonal
-        scale = unit_scale(operator, rhs, by_row)
-        rhs, by_row = rhs.contiguous() / operator.broadcast(scale), by_row / operator.broadcast(scale)
-        goals = [tolerance(operator, b, self.rtol, self.atol / scale) for b in (rhs, by_row)]
+        sides = [rhs] if inverse_diagonal is None else [rhs, rhs * inverse_diagonal]
+        scale = unit_scale(operator, *sides)
+        sides = [side.contiguous() / operator.broadcast(scale) for side in sides]
+        goals = [tolerance(operator, side, self.rtol, self.atol / scale) for side in sides]
+        rhs = sides[0]
         x = first_guess(operator, rhs, initial, scale)
         r = rhs.clone() if initial is None else operator.residual(rhs, x)
         has_broken_down = torch.zeros_like(goals[0], dtype=torch.bool)
@@ -130,7 +131,7 @@ class ConjugateGradient:
         p = z.clone()
         rr, zz = operator.inner(r, r), None if is_plain else operator.inner(z, z)
         rz = rr if is_plain else operator.inner(r, z)
-        enough, enough_by_row = ((MARGIN * goal).square() for goal in goals)
+        enough, enough_by_row = (MARGIN * goals[0]).square(), (MARGIN * goals[-1]).square()
 
         def is_open() -> Tensor:
             return rr > enough if zz is None else (rr > enough) | (zz > enough_by_row)

@@ -299,6 +299,8 @@ def test_suggest_does_not_write_over_labels_that_were_filled_in(digits, tmp_path
         assert table.read_bytes() == content
     table.write_bytes(filled)
     call(capsys, *asked[:-1], tmp_path / "next", "--labels", table)
+    table.write_bytes(b"")
+    call(capsys, *asked)
 
 
 @pytest.mark.parametrize("strategy", ["coverage", "probcover", "typiclust", "vopt", "entropy", "random", "auto"])
