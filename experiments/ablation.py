@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from label_efficiency import DATA, RESULTS, describe, hash_settings, open_record, parse, read, run, warm_up, write
 
+HEAD = ["", "draws", "test, %", "to the recipe", "unlabeled, by the graph", "minutes"]
 CALLBACKS = parse(DATA)["trainer"]["callbacks"]
 
 
@@ -77,9 +78,6 @@ def rows(runs: dict[str, Any]) -> list[list[str]]:
         minutes = np.mean([row["minutes"] for row in found.values()])
         table.append([title, str(len(found)), f"{test:.1f}", *ahead, f"{minutes:.1f}"])
     return table
-
-
-HEAD = ["", "draws", "test, %", "to the recipe", "unlabeled, by the graph", "minutes"]
 
 
 def show(content: dict[str, Any]) -> None:

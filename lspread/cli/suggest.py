@@ -1,14 +1,12 @@
 """`lspread suggest`: what to label next."""
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lspread.errors import ConfigError
+from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,16 +96,14 @@ examples:
 
 def _check_unfilled(table: Path) -> None:
     """Refuse to write over labels that somebody filled in."""
-    if not table.exists():
+    if not table.exists() or not table.stat().st_size:
         return
-    from lspread.data.columns import read_separated
+    from lspread.data.columns import read_columns
 
-    text, separator = read_separated(table, "", errors="surrogateescape")
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
-        at = rows[0].index("label") if rows else 0
-        is_filled = any(row[at:] and row[at] for row in rows[1:])
-    except (ValueError, csv.Error):  # no such column, or no table
+        cells = read_columns(table, errors="surrogateescape").cells
+        is_filled = "label" not in cells or any(cell.strip() for cell in cells["label"])
+    except DataError:
         is_filled = True
     if is_filled:
         raise ConfigError(

@@ -21,8 +21,6 @@ __all__ = ["LabelPropagationClassifier", "LabelSpreadingClassifier", "PoissonCla
 
 NUM_HOPS = 200
 """Edges away from what was solved for that tiny scores are carried on."""
-LEAST_DOUBT = 1e-6
-"""Labels of a weight closer to 1 are held: weights that shall sum to one do so up to rounding."""
 
 
 class LabelSpreadingClassifier(GraphClassifier):
@@ -158,9 +156,8 @@ class LabelPropagationClassifier(GraphClassifier):
     def _solve(self, graph: Graph, targets: Tensor) -> Solution:
         n = graph.num_nodes
         trust = targets.sum(1)
-        trust = torch.where(trust > 1 - LEAST_DOUBT, 1, trust)
         is_given = trust > 0
-        held = targets / torch.where(is_given, targets.sum(1), 1)[:, None]
+        held = targets / torch.where(is_given, trust, 1)[:, None]
         pulled = ((trust > 0) & (trust < 1)).nonzero().flatten()
         if len(pulled):
             # Each doubtful label becomes a node of its own, which is held and tied to its row.

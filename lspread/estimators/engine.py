@@ -14,22 +14,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from lspread.active import audit_labels
 from lspread.errors import ConfigError, DataError
+from lspread.estimators.answers import calibrate, fill, nearest_class
 from lspread.estimators.reading import densify, drop_nodes, merge_rows, read_graph, read_labels
 from lspread.graph import Gaussian, Graph, Kernel, SelfTuning, build_graph, find_neighbors, normalize_graph
 from lspread.labels import (
     ClassPrior,
-    calibration_error,
     certainty,
     class_prior,
-    fit_temperature,
     match_prior,
     normalize_scores,
     sharpen,
-    stratified_folds,
 )
 from lspread.nn import InductiveHead
 from lspread.solve import ConjugateGradient, Solution, Status
@@ -49,13 +46,10 @@ RBF_NEIGHBORS = 100
 SINGLE_NODES = 2048
 """From so many items on, neighbours are searched in float32; the solve is in float64 always."""
 ROWS = 1024
-"""Items that are compared with all others together ..."""
+"""New items that `predict` compares with all others together ..."""
 MOST_DISTANCES = 1 << 26
 """... unless that makes more numbers: 256 MiB in float32."""
-DOUBT = 1e-3
-"""What the class of the nearest labeled item gets above all others where no label arrives."""
 LEAST_TRUST = 1e-3
-NUM_FOLDS = 5
 
 
 class GraphClassifier(ClassifierMixin, BaseEstimator):
@@ -345,47 +339,24 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
         """Give rows that no label reaches the class that `_favored` names, with next to no confidence."""
         if bool(is_reached.all()):
             return probability
-        c = probability.shape[1]
-        lost = (~is_reached).nonzero().flatten()
-        source = (targets != 0).any(1).nonzero().flatten()
-        if self.kernel in ("knn", "rbf"):
-            z = self._as_tensor(self.X_)
-            if self.metric == "cosine":
-                z = normalize(z, dim=1)
-                nearest = torch.cat([(part @ z[source].T).argmax(1) for part in z[lost].split(ROWS)])
-            else:
-                nearest = torch.cat([torch.cdist(part, z[source]).argmin(1) for part in z[lost].split(ROWS)])
-            favored = targets[source[nearest]].argmax(1)
-        else:
-            favored = torch.as_tensor(self.class_prior_.argmax(), device=lost.device).expand(len(lost))
-        row = torch.full((len(lost), c), (1 - DOUBT) / c, dtype=probability.dtype, device=probability.device)
-        row[torch.arange(len(lost), device=lost.device), favored] += DOUBT
-        probability = probability.clone()
-        probability[lost] = row
-        return probability
+        if self.kernel not in ("knn", "rbf"):
+            return fill(probability, is_reached, torch.as_tensor(self.class_prior_.argmax(), device=targets.device))
+        z = self._as_tensor(self.X_)
+        return fill(probability, is_reached, nearest_class(z, targets, ~is_reached, metric=self.metric))
 
     def _calibrate(self, graph: Graph, targets: Tensor) -> None:
-        """Find the temperature at which the answers to hidden labels are as right as they are sure."""
-        is_given = (targets != 0).any(1)
-        node, number = is_given.nonzero().flatten(), targets[is_given].argmax(1)
-        num_folds = min(NUM_FOLDS, int(torch.bincount(number, minlength=len(self.classes_)).min()))
-        if num_folds < 2:
+        def answer(left: Tensor) -> Tensor:
+            return self._match_prior(*normalize_scores(self._solve(graph, left).value))
+
+        found = calibrate(answer, targets)
+        if found is None:
             warnings.warn(
                 "calibrate=True needs two labels of every class at least; probabilities stay as they are.",
                 UserWarning,
                 stacklevel=4,
             )
-            return
-        fold = stratified_folds(number.cpu(), num_folds, torch.Generator().manual_seed(0)).to(node.device)
-        probability = torch.empty(len(node), len(self.classes_), dtype=targets.dtype, device=node.device)
-        for one in range(num_folds):
-            hidden = fold == one
-            left = targets.index_fill(0, node[hidden], 0)
-            answer, is_reached = normalize_scores(self._solve(graph, left).value)
-            probability[hidden] = self._match_prior(answer, is_reached)[node[hidden]]
-        probability, number = probability.double().cpu(), number.cpu()
-        self.temperature_ = fit_temperature(probability, number)
-        self.calibration_error_ = calibration_error(sharpen(probability, self.temperature_), number)
+        else:
+            self.temperature_, self.calibration_error_ = found
 
     def _sharpen(self, probability: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.temperature_ == 1:

@@ -9,12 +9,10 @@ from lspread.errors import ConfigError
 from lspread.graph import Graph, Kernel
 from lspread.labels import ClassPrior, class_prior, label_matrix, poisson_labels
 from lspread.nn.spreading import GraphLayer, KernelName
-from lspread.solve import ConjugateGradient, Solution, Solver
+from lspread.solve import Solution, Solver
 from lspread.typing import UNLABELED, Metric, OnFailure, Symmetrize
 
 __all__ = ["PoissonLearning"]
-
-DEFAULT_SOLVER = ConjugateGradient(max_steps=5000)
 
 
 class PoissonLearning(GraphLayer):
@@ -66,7 +64,7 @@ class PoissonLearning(GraphLayer):
             metric=metric,
             symmetrize=symmetrize,
             balance=balance,
-            solver=DEFAULT_SOLVER if solver is None else solver,
+            solver=solver,
             on_failure=on_failure,
         )
         if normalization not in ("none", "symmetric"):
@@ -91,7 +89,7 @@ class PoissonLearning(GraphLayer):
             targets,
             normalization=self.normalization,
             prior=self.prior,
-            solver=None if self.solver == DEFAULT_SOLVER else self.solver,
+            solver=self.solver,
             on_failure=self.on_failure,
         )
 

@@ -27,6 +27,8 @@ __all__ = ["GraphLayer", "KernelName", "LabelPropagation", "LabelSpreading"]
 KernelName: TypeAlias = Literal["self_tuning", "gaussian", "cosine", "uniform"]
 """Kernels whose width a layer can hold: SelfTuning(bandwidth^-2), Gaussian(bandwidth), CosinePower(), Uniform()."""
 
+SPREADING = AutoSolver()
+PROPAGATION = AutoSolver(iterative=ConjugateGradient(preconditioner="jacobi", max_steps=5000))
 LEAST_DISTANCE = 2.0**-20
 """How close to 1 a learned alpha may come."""
 
@@ -43,7 +45,7 @@ class GraphLayer(nn.Module):
         metric: "euclidean" or "cosine".
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
-        solver: How to solve, in both directions; `AutoSolver` if left out.
+        solver: How to solve, in both directions; None for the layer's own choice.
         on_failure: What to do when a solve does not converge: "raise", "warn" or "ignore".
     """
 
@@ -58,7 +60,7 @@ class GraphLayer(nn.Module):
         metric: Metric = "euclidean",
         symmetrize: Symmetrize = "mean",
         balance: bool = False,
-        solver: Solver,
+        solver: Solver | None = None,
         on_failure: OnFailure = "raise",
     ) -> None:
         super().__init__()
@@ -172,7 +174,7 @@ class GraphLayer(nn.Module):
         """Return what `print(layer)` shows."""
         return (
             f"num_classes={self.num_classes}, k={self.k}, kernel={self.kernel!r}, bandwidth={_show(self.bandwidth)}, "
-            f"metric={self.metric!r}, solver={self.solver}"
+            f"metric={self.metric!r}, solver={self.solver or 'default'}"
         )
 
 
@@ -228,7 +230,7 @@ class LabelSpreading(GraphLayer):
             metric=metric,
             symmetrize=symmetrize,
             balance=balance,
-            solver=AutoSolver() if solver is None else solver,
+            solver=solver,
             on_failure=on_failure,
         )
         check_alpha(alpha)
@@ -256,7 +258,11 @@ class LabelSpreading(GraphLayer):
         dtype = graph.edge_weight.dtype
         targets = label_matrix(label, self.num_classes, balance=self.balance, ptr=graph.ptr, dtype=dtype).to(dtype)
         return spread_labels(
-            normalize_graph(graph), targets, alpha=self.alpha, solver=self.solver, on_failure=self.on_failure
+            normalize_graph(graph),
+            targets,
+            alpha=self.alpha,
+            solver=self.solver or SPREADING,
+            on_failure=self.on_failure,
         )
 
 
@@ -298,9 +304,7 @@ class LabelPropagation(GraphLayer):
             learn_bandwidth=learn_bandwidth,
             metric=metric,
             symmetrize=symmetrize,
-            solver=AutoSolver(iterative=ConjugateGradient(preconditioner="jacobi", max_steps=5000))
-            if solver is None
-            else solver,
+            solver=solver,
             on_failure=on_failure,
         )
         if not ridge >= 0:
@@ -312,7 +316,7 @@ class LabelPropagation(GraphLayer):
         targets = label_matrix(label, self.num_classes).to(graph.edge_weight.dtype)
         is_given = targets.detach().sum(1) > 0
         return propagate_labels(
-            graph, targets, is_given, ridge=self.ridge, solver=self.solver, on_failure=self.on_failure
+            graph, targets, is_given, ridge=self.ridge, solver=self.solver or PROPAGATION, on_failure=self.on_failure
         )
 
 

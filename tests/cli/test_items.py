@@ -444,16 +444,13 @@ def test_names_of_rows_are_no_paths(tmp_path, capsys):
     assert all(found[row["item"]] == true[row["item"]] for row in asked[:6])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows know no file names beside Unicode")
 def test_files_whose_names_are_no_utf8(tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     names = [b"caf\xe9 %d.png" % number for number in range(8)]
     for number, name in enumerate(names):
-        picture = Image.new("L", (8, 8), 20 * number)
-        try:
-            picture.save(os.fsdecode(os.path.join(os.fsencode(photos), name)))
-        except OSError:
-            pytest.skip("this file system takes UTF-8 names only")
+        Image.new("L", (8, 8), 20 * number).save(os.fsdecode(os.path.join(os.fsencode(photos), name)))
     call(capsys, "init", photos)
     labels = photos / "labels.csv"
     lines = labels.read_bytes().splitlines()
