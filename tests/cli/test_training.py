@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -304,7 +306,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(photo_arguments, 
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 1), (2, 0)])
-def test_a_run_interrupted_inside_an_epoch_goes_on(epoch, batch, photo_arguments, tmp_path, monkeypatch):
+def test_a_run_interrupted_inside_an_epoch_goes_on(epoch, batch, photo_arguments, tmp_path, monkeypatch, capsys):
     run_dir = tmp_path / "run"
 
     def press_ctrl_c(self, trainer, pl_module, *others):
@@ -316,7 +318,13 @@ def test_a_run_interrupted_inside_an_epoch_goes_on(epoch, batch, photo_arguments
         assert main(photo_arguments(run_dir)) == 130
     checkpoint = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2 * epoch + batch
+    capsys.readouterr()
+    start = time.perf_counter()
     assert main(["fit", str(run_dir)]) == 0
+    seconds = re.findall(r"^epoch \d+/\d+  ([\d.]+) s", capsys.readouterr().out, re.MULTILINE)
+    # The epoch that went on counts from there, not from the start of the process's clock.
+    assert len(seconds) == 4 - epoch
+    assert max(map(float, seconds)) <= time.perf_counter() - start
     assert (run_dir / "report.html").exists()
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
 
