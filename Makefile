@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check clean
+.PHONY: help install demo test test-all test-oldest check clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install lspread with everything for development (PYTHON=python3.12 picks another)
 
@@ -28,6 +29,12 @@ test: $(INSTALLED) ## fast tests
 
 test-all: $(INSTALLED) ## every test
 	$(BIN)/python -m pytest
+
+test-oldest: ## fast tests with the oldest versions that pyproject.toml allows, without extras (PYTHON=python3.10)
+	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
+	sed -n '/^dependencies = /,/^]/s/^ *"\([^">]*\)>=\([^",]*\).*/\1==\2/p' pyproject.toml > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install -e . -r $(OLDEST)/oldest.txt pytest hypothesis
+	$(OLDEST)/bin/python -m pytest -m "not slow"
 
 check: $(INSTALLED) ## style, types, import directions, fast tests
 	$(BIN)/ruff check

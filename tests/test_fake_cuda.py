@@ -44,6 +44,8 @@ from lspread.labels import (
 from lspread.nn import LabelPropagation, LabelSpreading, PoissonLearning
 from lspread.solve import AutoSolver, Chebyshev, ConjugateGradient, Direct, FixedPoint, linear_solve
 
+pytestmark = pytest.mark.fake_cuda
+
 # None of these looks at a residual.
 SOLVERS = {
     "conjugate_gradient": ConjugateGradient(max_steps=10, check_every=0),

@@ -17,6 +17,6 @@ def prepare(arrays: dict[str, np.ndarray], *, k: int, backend: str = "") -> Call
         else:
             neighbors = find_neighbors(z, k, backend=backend)
         s = normalize_graph(build_graph(z, neighbors)).to_scipy()
-        return {"data": s.data, "indices": s.indices.astype(np.int32), "indptr": s.indptr.astype(np.int32)}
+        return {"data": s.data, "indices": s.indices, "indptr": s.indptr}
 
     return run

@@ -155,12 +155,15 @@ def _choose(label: Tensor, share: float, is_free: Tensor, number: Tensor | None,
         folds = Fraction(1, most)
     elif folds == 1:
         folds = Fraction(most - 1, most)
-    splitter = (StratifiedKFold if number is None else StratifiedGroupKFold)(
-        folds.denominator, shuffle=True, random_state=seed
-    )
+    splitter, group = StratifiedKFold(folds.denominator, shuffle=True, random_state=seed), None
+    if number is not None:
+        # Of groups that are alike the one with the lower number comes first, so a random order of numbers is a random
+        # choice. The splitter's own shuffle forgets, before scikit-learn 1.8, which group has which classes.
+        order = torch.randperm(int(number.max()) + 1, generator=torch.Generator().manual_seed(seed))
+        splitter, group = StratifiedGroupKFold(folds.denominator), order[number[rows]].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes rarer than the folds: some folds have none of them
-        parts = splitter.split(np.zeros(len(rows)), kind.numpy(), None if number is None else number[rows].numpy())
+        parts = splitter.split(np.zeros(len(rows)), kind.numpy(), group)
         chosen = [fold for _, fold in parts][: folds.numerator]
     is_chosen = torch.zeros(len(rows), dtype=torch.bool)
     is_chosen[torch.from_numpy(np.concatenate(chosen))] = True

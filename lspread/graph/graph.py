@@ -193,9 +193,13 @@ class Graph:
         return cls.from_edges(edge_index, weight, num_nodes=coo.shape[0], ptr=ptr)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
-        """Return a SciPy CSR array `(n, n)` on the CPU, without gradient; repeated entries are added."""
+        """Return a SciPy CSR array `(n, n)` on the CPU, without gradient; repeated entries are added.
+
+        Indices are int32 where they fit: much of what takes SciPy's matrices, scikit-learn included, takes no others.
+        """
         from scipy.sparse import coo_array
 
-        row, column = self.edge_index.cpu().numpy()
+        is_large = max(self.num_nodes, self.num_edges) > torch.iinfo(torch.int32).max
+        row, column = self.edge_index.to("cpu", torch.int64 if is_large else torch.int32).numpy()
         weight = self.edge_weight.detach().cpu().numpy()
         return coo_array((weight, (row, column)), shape=(self.num_nodes, self.num_nodes)).tocsr()

@@ -64,7 +64,7 @@ def spread_score_loss(scores: Tensor, label: Tensor, weight: Tensor | None = Non
         Scalar, differentiable in `scores` and so in whatever built the graph. Nodes to which no score of their class
         came count as 0: there is no slope to follow. 0 when no weight is left.
     """
-    mass = scores.clamp(min=0)
+    mass = scores.relu()
     right = mass.gather(1, label[:, None]).squeeze(1)
     is_counted = right > 0
     share = torch.where(is_counted, right, 1) / torch.where(is_counted, mass.sum(1), 1)

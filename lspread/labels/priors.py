@@ -58,7 +58,7 @@ def normalize_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     Scores below zero, which only rounding can make, count as zero. Differentiable in `scores`.
     """
-    positive = scores.clamp(min=0)
+    positive = scores.relu()
     mass = positive.sum(1, keepdim=True)
     is_reached = mass > 0
     safe = torch.where(is_reached, mass, torch.ones_like(mass))

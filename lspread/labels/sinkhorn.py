@@ -100,7 +100,7 @@ class _Problem:
 
     def __init__(self, scores: Tensor, prior: Tensor, weight: Tensor | None, ptr: Tensor) -> None:
         self.ptr = ptr
-        positive = scores.clamp(min=0)
+        positive = scores.relu()
         total = positive.sum(1, keepdim=True)
         self.plain = positive / torch.where(total > 0, total, 1)
         allowed = self.plain * self._per_row(prior.detach() > 0)

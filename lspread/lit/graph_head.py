@@ -130,7 +130,9 @@ def make_graph_head(
         raise ConfigError(f"max_rows must be at least 1; got {max_rows}.")
     pool = pool.cpu()
     z = z.detach().cpu().float()[pool]
-    whitening = fit_whitening(z, num_components=refresh.num_components) if refresh.whiten else None
+    whitening = None
+    if refresh.whiten:
+        whitening = fit_whitening(z, num_components=refresh.num_components, ridge=refresh.ridge)
     is_given, is_reached, probability = (
         value.cpu()[pool] for value in (pseudo.is_given, pseudo.is_reached, pseudo.probability)
     )

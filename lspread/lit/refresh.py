@@ -77,6 +77,9 @@ class RefreshPseudoLabels(Callback):
         metric: "cosine" or "euclidean", between embeddings.
         whiten: Whiten embeddings before neighbours are searched, so that no direction rules the distances.
         num_components: How many leading axes whitening keeps at most; fewer make the search faster.
+        ridge: Share of the largest variance that whitening adds to every variance, greater than 0. Near 0 all axes
+            count alike, also those in which a trained backbone left noise only; 1 and more leave distances nearly as
+            they are. With two or three classes, whose differences need one or two axes, take 0.1.
         kernel: "self_tuning", "cosine" (cubed; wants metric "cosine"), "uniform", or a `Kernel` with its own options.
         symmetrize: "mean", "max" or "mutual".
         balance: Let classes with more labels send out no more in total.
@@ -98,6 +101,7 @@ class RefreshPseudoLabels(Callback):
         metric: Metric = "cosine",
         whiten: bool = True,
         num_components: int = 128,
+        ridge: float = 1e-3,
         kernel: Literal["self_tuning", "cosine", "uniform"] | Kernel = "self_tuning",
         symmetrize: Symmetrize = "mean",
         balance: bool = True,
@@ -115,8 +119,10 @@ class RefreshPseudoLabels(Callback):
             raise ConfigError(f"temperature must be greater than 0; got {temperature}.")
         if isinstance(prior, str) and prior not in ("none", "uniform", "labeled"):
             raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
+        if not ridge > 0:
+            raise ConfigError(f"ridge must be greater than 0; got {ridge}.")
         self.k, self.alpha, self.balance = k, alpha, balance
-        self.whiten, self.num_components = whiten, num_components
+        self.whiten, self.num_components, self.ridge = whiten, num_components, ridge
         self.metric: Metric = metric
         if isinstance(kernel, str) and kernel not in KERNELS:
             raise ConfigError(f"kernel must be one of {tuple(KERNELS)} or a Kernel; got {kernel!r}.")
@@ -132,7 +138,7 @@ class RefreshPseudoLabels(Callback):
         """Return the normalized graph of embeddings `(p, d)`; the time of its stages is added to `seconds`."""
         seconds = {} if seconds is None else seconds
         k = min(self.k, len(z) - 1)
-        points = whiten(z, num_components=self.num_components) if self.whiten else z
+        points = whiten(z, num_components=self.num_components, ridge=self.ridge) if self.whiten else z
         neighbors = _timed(seconds, "neighbors", lambda: find_neighbors(points, k, metric=self.metric))
         return _timed(
             seconds,

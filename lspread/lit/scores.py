@@ -186,7 +186,7 @@ def class_table(on: str, probability: Tensor, truth: Tensor) -> dict[str, Any]:
         is_class = truth == k
         if not is_class.any() or is_class.all():
             return None
-        return float(binary_auroc(probability[:, k], is_class.long()))
+        return min(1.0, float(binary_auroc(probability[:, k], is_class.long())))  # summed up in float32
 
     return {
         "on": on,

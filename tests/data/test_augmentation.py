@@ -71,6 +71,7 @@ def test_each_image_gets_its_own_draw(module: torch.nn.Module) -> None:
     assert module(same, seeded()).flatten(1).unique(dim=0).shape[0] > 10
 
 
+@pytest.mark.fake_cuda
 @pytest.mark.parametrize("module", EVERY, ids=name)
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_nothing_leaves_the_device(module: torch.nn.Module, device: str) -> None:

@@ -78,9 +78,9 @@ def test_half_transparent_color(tmp_path: Path) -> None:
     assert pixel == [round(0.2 * value + 0.8 * 255) for value in (200, 100, 0)]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr"])
-def test_other_modes(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "a.tif"
+@pytest.mark.parametrize(("mode", "ending"), [("1", "tif"), ("L", "tif"), ("CMYK", "tif"), ("YCbCr", "jpg")])
+def test_other_modes(tmp_path: Path, mode: str, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
     Image.fromarray(random_image(8, 8, 3)).convert(mode).save(path)
     with Image.open(path) as image:
         np.testing.assert_array_equal(decode_image(path, 8, 3).permute(1, 2, 0), np.array(image.convert("RGB")))

@@ -192,6 +192,7 @@ def test_missing_slots_are_searched_exactly(monkeypatch, backend):
     check(found, z, "cosine", recall=1)
 
 
+@pytest.mark.fake_cuda
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_ivf_reads_nothing_from_a_gpu(metric, dtype):
@@ -202,6 +203,7 @@ def test_ivf_reads_nothing_from_a_gpu(metric, dtype):
         assert {part.device.type for part in (found.index, found.distance, found.ptr)} == {"cuda"}
 
 
+@pytest.mark.fake_cuda
 @pytest.mark.parametrize("backend", ["nn_descent", "faiss"])
 def test_only_on_the_cpu(backend):
     pytest.importorskip(PACKAGES[backend])

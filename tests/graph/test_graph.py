@@ -91,6 +91,7 @@ def test_scipy_round_trip(make, dtype):
     back = graph.to_scipy()
     assert back.format == "csr"
     assert back.dtype == dtype
+    assert back.indices.dtype == back.indptr.dtype == np.int32  # scikit-learn refuses int64 in many places
     np.testing.assert_array_equal(back.toarray(), dense)
 
 

@@ -51,6 +51,22 @@ def test_pseudo_labels_are_those_of_the_functions(make_trainer: Callable[..., Tr
     assert set(refresh.last.seconds) == {"embed", "neighbors", "graph", "spread"}
 
 
+def test_a_larger_ridge_keeps_noise_from_drowning_two_classes() -> None:
+    """One axis tells the classes apart; whitened without restraint, it is one among 32."""
+    label = torch.arange(120) % 2
+    z = torch.randn(120, 32, generator=torch.Generator().manual_seed(0))
+    z[:, 0] = 10.0 * (2 * label - 1) + z[:, 0]
+    given = torch.full((120,), -1)
+    given[:20] = label[:20]
+    right = {}
+    for ridge in (1e-3, 0.1):
+        refresh = RefreshPseudoLabels(k=15, ridge=ridge)
+        _, found = refresh.solve(refresh.build_graph(z), given, 2)
+        right[ridge] = float((found.label == label)[20:].float().mean())
+    assert right[0.1] == 1.0
+    assert right[1e-3] < 0.9
+
+
 def test_everything_is_logged(make_trainer: Callable[..., Trainer]) -> None:
     data, model, refresh = make_data(), make_model(), RefreshPseudoLabels(k=5)
     trainer = make_trainer(refresh, max_epochs=1)
@@ -129,6 +145,7 @@ def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[
     ("options", "message"),
     [
         ({"every_n_epochs": 0}, r"every_n_epochs must be at least 1; got 0"),
+        ({"ridge": 0.0}, r"ridge must be greater than 0; got 0"),
         ({"temperature": 0.0}, r"temperature must be greater than 0; got 0"),
         ({"reinforce": -1}, r"reinforce must be 0 or more, and above 0 only with balance; got -1"),
         ({"reinforce": 1, "balance": False}, r"reinforce must be 0 or more, and above 0 only with balance; got 1"),

@@ -190,6 +190,7 @@ def test_state_dict_round_trip(is_full):
     assert "num_items=10, dim=4" in repr(bank)
 
 
+@pytest.mark.fake_cuda
 @pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 @pytest.mark.parametrize("shape", [(20,), (2, 20)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
