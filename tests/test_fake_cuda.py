@@ -44,7 +44,11 @@ from lspread.labels import (
 from lspread.nn import LabelPropagation, LabelSpreading, PoissonLearning
 from lspread.solve import AutoSolver, Chebyshev, ConjugateGradient, Direct, FixedPoint, linear_solve
 
-pytestmark = pytest.mark.fake_cuda
+needs_slices = pytest.mark.skipif(
+    torch.__version__.startswith("2.6.") and not torch.cuda.is_available(),
+    reason="torch 2.6 slices fake CUDA tensors only where a GPU is, and may abort",
+)
+pytestmark = needs_slices
 
 # None of these looks at a residual.
 SOLVERS = {

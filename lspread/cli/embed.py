@@ -115,8 +115,8 @@ def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
 
     starts = range(0, len(names), PART)
     done: list[Tensor] = []
-    is_quiet = options.json or not sys.stderr.isatty()
-    for start in track(starts, description="embed", console=Console(stderr=True), disable=is_quiet):
+    is_watched = sys.stderr.isatty() and not options.json
+    for start in track(starts, description="embed", console=Console(stderr=True)) if is_watched else starts:
         rows = torch.arange(start, min(start + PART, len(names)))
         found = parts.load(start)
         if found is None:

@@ -149,8 +149,8 @@ def _ask(model: "SavedClassifier", graph: "GraphHead | None", options: argparse.
         graph.to(device)
     answers = _Answers()
     batches = torch.arange(len(names)).split(options.batch_size)
-    is_quiet = options.json or not sys.stderr.isatty()
-    for rows in track(batches, description="predict", console=Console(stderr=True), disable=is_quiet):
+    is_watched = sys.stderr.isatty() and not options.json
+    for rows in track(batches, description="predict", console=Console(stderr=True)) if is_watched else batches:
         image, read, failures = images.fetch_readable(rows)
         answers.unreadable += failures
         if not len(read):

@@ -300,15 +300,18 @@ def _raise_unreadable(failures: list[tuple[Path, str]], num_files: int, most: in
 
 def _chunks(num_items: int, progress: bool) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) pairs, with a progress bar on a terminal."""
+    size = min(_CHUNK, max(64, num_items // 100))
+    chunks = [(start, min(start + size, num_items)) for start in range(0, num_items, size)]
+    if not (progress and sys.stderr.isatty()):
+        yield from chunks
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    size = min(_CHUNK, max(64, num_items // 100))
-    with Progress(*columns, console=Console(stderr=True), disable=not (progress and sys.stderr.isatty())) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("Reading images", total=num_items)
-        for start in range(0, num_items, size):
-            stop = min(start + size, num_items)
+        for start, stop in chunks:
             yield start, stop
             bar.update(task, completed=stop)
 

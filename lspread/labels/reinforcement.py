@@ -83,7 +83,7 @@ def _surest(scores: Tensor, label: Tensor, num_classes: int, prior: ClassPrior, 
     frequencies = class_prior(prior, label, num_classes)
     probability, is_reached = normalize_scores(scores)
     if frequencies is not None:
-        probability = normalize_scores(sinkhorn_prior(scores.clamp(min=0), frequencies, on_failure="ignore"))[0]
+        probability = normalize_scores(sinkhorn_prior(scores, frequencies, on_failure="ignore"))[0]
     confidence, answer = torch.where(is_reached[:, None], probability, 0).max(1)
     targets = torch.zeros_like(scores)
     for c in range(num_classes):

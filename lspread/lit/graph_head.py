@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lspread.errors import ConfigError, DataError
-from lspread.graph import CosinePower, Gaussian, Kernel, SelfTuning, Uniform, Whitening, fit_whitening
+from lspread.graph import CosinePower, Gaussian, Kernel, SelfTuning, Uniform, Whitening
 from lspread.labels import PseudoLabels
 from lspread.lit.refresh import RefreshPseudoLabels
 from lspread.lit.saved_model import SavedClassifier, load_classifier
@@ -130,9 +130,7 @@ def make_graph_head(
         raise ConfigError(f"max_rows must be at least 1; got {max_rows}.")
     pool = pool.cpu()
     z = z.detach().cpu().float()[pool]
-    whitening = None
-    if refresh.whiten:
-        whitening = fit_whitening(z, num_components=refresh.num_components, ridge=refresh.ridge)
+    whitening = refresh.fit_whitening(z)
     is_given, is_reached, probability = (
         value.cpu()[pool] for value in (pseudo.is_given, pseudo.is_reached, pseudo.probability)
     )

@@ -17,10 +17,11 @@ from lspread.graph import (
     Kernel,
     SelfTuning,
     Uniform,
+    Whitening,
     build_graph,
     find_neighbors,
+    fit_whitening,
     normalize_graph,
-    whiten,
 )
 from lspread.labels import (
     ClassPrior,
@@ -134,11 +135,16 @@ class RefreshPseudoLabels(Callback):
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
 
+    def fit_whitening(self, z: Tensor) -> Whitening | None:
+        """Return what is done to embeddings `(p, d)` before neighbours are searched; None for nothing."""
+        return fit_whitening(z, num_components=self.num_components, ridge=self.ridge) if self.whiten else None
+
     def build_graph(self, z: Tensor, seconds: dict[str, float] | None = None) -> Graph:
         """Return the normalized graph of embeddings `(p, d)`; the time of its stages is added to `seconds`."""
         seconds = {} if seconds is None else seconds
         k = min(self.k, len(z) - 1)
-        points = whiten(z, num_components=self.num_components, ridge=self.ridge) if self.whiten else z
+        whitening = self.fit_whitening(z)
+        points = z if whitening is None else whitening(z)
         neighbors = _timed(seconds, "neighbors", lambda: find_neighbors(points, k, metric=self.metric))
         return _timed(
             seconds,

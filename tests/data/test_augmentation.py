@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from lspread.data import PerImage, RandomAffine, RandomColor, RandomErase, StrongAugmentation, WeakAugmentation
 from lspread.errors import ConfigError, DataError
+from tests.test_fake_cuda import needs_slices
 
 EVERY = [
     WeakAugmentation(),
@@ -71,9 +72,8 @@ def test_each_image_gets_its_own_draw(module: torch.nn.Module) -> None:
     assert module(same, seeded()).flatten(1).unique(dim=0).shape[0] > 10
 
 
-@pytest.mark.fake_cuda
 @pytest.mark.parametrize("module", EVERY, ids=name)
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_slices), "cpu"])
 def test_nothing_leaves_the_device(module: torch.nn.Module, device: str) -> None:
     # Fake tensors refuse what needs their values on the host, and what mixes devices.
     with FakeTensorMode():

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -78,9 +79,14 @@ def test_half_transparent_color(tmp_path: Path) -> None:
     assert pixel == [round(0.2 * value + 0.8 * 255) for value in (200, 100, 0)]
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("1", "tif"), ("L", "tif"), ("CMYK", "tif"), ("YCbCr", "jpg")])
-def test_other_modes(tmp_path: Path, mode: str, ending: str) -> None:
-    path = tmp_path / f"a.{ending}"
+cannot_read_its_own = pytest.mark.xfail(
+    PIL.__version__ < "12", reason="Pillow 10 and 11 cannot read the YCbCr they write"
+)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK", pytest.param("YCbCr", marks=cannot_read_its_own)])
+def test_other_modes(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.tif"
     Image.fromarray(random_image(8, 8, 3)).convert(mode).save(path)
     with Image.open(path) as image:
         np.testing.assert_array_equal(decode_image(path, 8, 3).permute(1, 2, 0), np.array(image.convert("RGB")))

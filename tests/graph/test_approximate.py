@@ -11,6 +11,7 @@ from lspread.errors import GraphError
 from lspread.graph import approximate, faiss_index, find_neighbors, ivf, neighbors, recall_at_k
 from tests import reference
 from tests.reference import seeded
+from tests.test_fake_cuda import needs_slices
 
 # pynndescent compiles for a minute in every process that uses it.
 BACKENDS = ["ivf", "faiss", pytest.param("nn_descent", marks=pytest.mark.slow)]
@@ -192,7 +193,7 @@ def test_missing_slots_are_searched_exactly(monkeypatch, backend):
     check(found, z, "cosine", recall=1)
 
 
-@pytest.mark.fake_cuda
+@needs_slices
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_ivf_reads_nothing_from_a_gpu(metric, dtype):
@@ -203,7 +204,6 @@ def test_ivf_reads_nothing_from_a_gpu(metric, dtype):
         assert {part.device.type for part in (found.index, found.distance, found.ptr)} == {"cuda"}
 
 
-@pytest.mark.fake_cuda
 @pytest.mark.parametrize("backend", ["nn_descent", "faiss"])
 def test_only_on_the_cpu(backend):
     pytest.importorskip(PACKAGES[backend])

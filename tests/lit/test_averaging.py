@@ -34,7 +34,6 @@ def test_average_is_the_ramped_recursion(make_trainer: Callable[..., Trainer], d
     torch.testing.assert_close(model.head.weight.detach(), expected)
 
 
-@pytest.mark.fake_cuda
 def test_averaging_does_not_wait_for_the_gpu():
     average = RampedAveraging(0.9)._kwargs["avg_fn"]
     with FakeTensorMode():  # raises where a number of a tensor on the GPU is asked for

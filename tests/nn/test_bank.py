@@ -10,7 +10,7 @@ from lspread.nn import EmbeddingBank, LabelPropagation, LabelSpreading
 from lspread.solve import ConjugateGradient
 from tests import reference
 from tests.reference import seeded
-from tests.test_fake_cuda import StayOnDevice
+from tests.test_fake_cuda import StayOnDevice, needs_slices
 
 K = 5
 LABEL = torch.tensor([-1, 0, -1, 1, -1, -1, 2, -1, -1, -1])
@@ -190,7 +190,7 @@ def test_state_dict_round_trip(is_full):
     assert "num_items=10, dim=4" in repr(bank)
 
 
-@pytest.mark.fake_cuda
+@needs_slices
 @pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 @pytest.mark.parametrize("shape", [(20,), (2, 20)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

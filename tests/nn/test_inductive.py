@@ -9,6 +9,7 @@ from lspread.graph import build_graph, find_neighbors, normalize_graph
 from lspread.labels import label_matrix, spread_labels
 from lspread.nn import InductiveHead
 from tests.reference import seeded
+from tests.test_fake_cuda import needs_slices
 
 WEIGHTS = ["self_tuning", "gaussian", "cosine", "uniform"]
 
@@ -194,7 +195,7 @@ def test_traces_without_a_break():
     torch.testing.assert_close(compiled(x), head(x))
 
 
-@pytest.mark.fake_cuda
+@needs_slices
 @pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_nothing_is_read_from_a_gpu(weight):
