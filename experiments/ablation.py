@@ -4,7 +4,8 @@ Each variant is the recipe of configs/fashion_mnist.yaml without one piece or wi
 from the warm-up that label_efficiency.py shares, on the same label draws. Epochs and not minutes: whatever else the
 machine does, the steps are the same. What a piece costs beside them stands under minutes, which the machine decides.
 The table shows the difference to the recipe, paired over draws, with its 95 % interval. Finished runs are kept in a
-small JSON; what is missing is run.
+small JSON; what is missing is run. Records of other machines, which had warm-ups of their own, stand beside it as
+ablation_*.json: the table takes them together, and pairs each run with the recipe of its own record.
 
     python experiments/ablation.py --threads 1
     python experiments/ablation.py --variants gradient agreement --seeds 0 1 2
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from label_efficiency import DATA, RESULTS, describe, hash_settings, open_record, parse, read, run, warm_up, write
 
-HEAD = ["", "draws", "test, %", "to the recipe", "unlabeled, by the graph", "minutes"]
+HEAD = ["", "runs", "test, %", "to the recipe", "unlabeled, by the graph", "minutes"]
 CALLBACKS = parse(DATA)["trainer"]["callbacks"]
 
 
@@ -62,34 +63,45 @@ def current_runs(content: dict[str, Any]) -> dict[str, Any]:
     return {key: row for key, row in runs.items() if row["settings"] == hashes.get(key.split("/")[0])}
 
 
-def rows(runs: dict[str, Any]) -> list[list[str]]:
-    """Return title, draws, test accuracy, differences to the recipe (test; unlabeled, by the graph) and minutes."""
+def read_all(record: Path) -> list[dict[str, Any]]:
+    """Return the runs of a record and of those of other machines beside it, record by record."""
+    others = sorted(record.parent.glob(f"{record.stem}_*.json"))
+    return [current_runs(read(path)) for path in (record, *others)]
+
+
+def rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    """Return title, runs, test accuracy, differences to the recipe (test; unlabeled, by the graph) and minutes."""
     table = []
     for name, (title, _) in VARIANTS.items():
-        found = {key.split("/")[1]: row for key, row in runs.items() if key.split("/")[0] == name}
+        found, pairs = [], []
+        for runs in records:
+            for key, row in runs.items():
+                variant, seed = key.split("/")
+                if variant == name:
+                    found.append(row)
+                    pairs += [(row, runs[f"recipe/{seed}"])] if f"recipe/{seed}" in runs else []
         if not found:
             continue
-        pairs = [(row, runs[f"recipe/{seed}"]) for seed, row in found.items() if f"recipe/{seed}" in runs]
         ahead = []
         for column in ("test classifier", "unlabeled graph"):
             values = [100 * (row[column] - recipe[column]) for row, recipe in pairs if column in row]
             ahead.append("" if name == "recipe" else describe(np.array(values), "+.1f"))
-        test = 100 * np.mean([row["test classifier"] for row in found.values()])
-        minutes = np.mean([row["minutes"] for row in found.values()])
-        table.append([title, str(len(found)), f"{test:.1f}", *ahead, f"{minutes:.1f}"])
+        test = 100 * np.mean([row["test classifier"] for row in found])
+        minutes = np.array([row["minutes"] for row in found if "minutes" in row])
+        table.append([title, str(len(found)), f"{test:.1f}", *ahead, f"{minutes.mean():.1f}" if len(minutes) else ""])
     return table
 
 
-def show(content: dict[str, Any]) -> None:
+def show(records: list[dict[str, Any]], epochs: int) -> None:
     """Print the table of what is there."""
-    print(f"\n10 labels per class, {content['epochs']} epochs after the shared warm-up; paired differences in points")
-    for title, *cells in [HEAD, *rows(content["runs"])]:
+    print(f"\n10 labels per class, {epochs} epochs after the shared warm-up; paired differences in points")
+    for title, *cells in [HEAD, *rows(records)]:
         print(f"{title:48}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (6, 9, 18, 25, 8), strict=True)))
 
 
-def markdown(runs: dict[str, Any]) -> str:
+def markdown(records: list[dict[str, Any]]) -> str:
     """Return README's table."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in [HEAD, *rows(runs)]]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [HEAD, *rows(records)]]
     return "\n".join([lines[0], "|---" * len(HEAD) + "|", *lines[1:]]).replace("+-", "±")
 
 
@@ -105,7 +117,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print README's table and nothing else")
     options = parser.parse_args()
     if options.markdown:
-        return print(markdown(current_runs(read(options.record))))
+        return print(markdown(read_all(options.record)))
     content = open_record(options)
     if not options.show:
         start, _ = warm_up(options.out, [])
@@ -118,7 +130,7 @@ def main() -> None:
             scores = run(each, start, "lspread", 10, seed)
             content["runs"] = read(options.record).get("runs", {}) | {key: scores}
             write(options.record, content)
-    show({**content, "runs": current_runs(content)})
+    show(read_all(options.record), content["epochs"])
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 The second stage of configs/fashion_mnist.yaml (labelled and pool images, strong augmentation, pseudo-labels, AdamW,
 averaged weights) against a hand-written loop that does the same work with the same model and batch, and against one
-without augmentation and averaging. The contestants take turns; the table shows the median of the rounds.
+without augmentation and averaging. The hand-written loops keep all images on the device. The contestants take turns;
+the table shows the median of the rounds.
 
-    python experiments/training_speed.py
+    python experiments/training_speed.py                  # on the GPU where there is one
+    python experiments/training_speed.py --device cpu
 """
 
 import argparse
@@ -23,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lspread.data import StrongAugmentation, TensorData
 from lspread.labels import PseudoLabels
-from lspread.lit import FewLabelClassifier
+from lspread.lit import FewLabelClassifier, RampedAveraging
+from lspread.lit.precision import choose_precision
 from lspread.nn import SmallResNet, embed
 
 NUM_CLASSES, POOL, LABELED = 10, 256, 32
@@ -38,7 +41,7 @@ def make_data(num_steps: int) -> TensorData:
     return TensorData(image, label, names, num_labels_per_class=10, batch_size=POOL, labeled_batch_size=LABELED)
 
 
-def make_model() -> FewLabelClassifier:
+def make_model(device: str = "cpu") -> FewLabelClassifier:
     strong = {"crop": (0.4, 1.0), "aspect": 0.75, "erase": 0.0}
     model = FewLabelClassifier(
         SmallResNet(1, (16, 32, 64), pool_size=2),
@@ -47,19 +50,20 @@ def make_model() -> FewLabelClassifier:
         strong=StrongAugmentation(**strong),
     )
     model.set_moments([0.29], [0.35])
-    return model.to(memory_format=torch.channels_last)
+    return model.to(device, memory_format=torch.channels_last)
 
 
-def uniform_pseudo_labels(num_items: int) -> PseudoLabels:
-    true = torch.ones(num_items, dtype=torch.bool)
-    return PseudoLabels(
-        torch.arange(num_items) % NUM_CLASSES,
-        torch.ones(num_items),
-        torch.ones(NUM_CLASSES),
-        ~true,
-        true,
-        torch.full((num_items, NUM_CLASSES), 1 / NUM_CLASSES),
-    )
+def uniform_pseudo_labels(num_items: int, device: str) -> PseudoLabels:
+    with torch.device(device):
+        true = torch.ones(num_items, dtype=torch.bool)
+        return PseudoLabels(
+            torch.arange(num_items) % NUM_CLASSES,
+            torch.ones(num_items),
+            torch.ones(NUM_CLASSES),
+            ~true,
+            true,
+            torch.full((num_items, NUM_CLASSES), 1 / NUM_CLASSES),
+        )
 
 
 class Clock(Callback):
@@ -71,19 +75,35 @@ class Clock(Callback):
     def on_train_batch_end(self, *_: object) -> None:
         self.ends.append(time.perf_counter())
 
+    def on_train_epoch_end(self, *_: object) -> None:
+        self.ends[-1] = finish()
+
+
+def finish() -> float:
+    """Wait until the device has done all that it was told, and return the time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def autocast(device: str) -> torch.autocast:
+    """Return the context of the number format that runs of `lspread fit` choose on the device."""
+    return torch.autocast(device, torch.bfloat16, enabled=choose_precision(device).value == "bf16-mixed")
+
 
 def rate(ends: list[float]) -> float:
     warm = len(ends) // 5
     return (len(ends) - 1 - warm) * (POOL + LABELED) / (ends[-1] - ends[warm])
 
 
-def lightning_loop(data: TensorData) -> float:
+def lightning_loop(data: TensorData, device: str, averaging: Callback) -> float:
     model, clock = make_model(), Clock()
-    model.pseudo = uniform_pseudo_labels(len(data.items))
+    model.pseudo = uniform_pseudo_labels(len(data.items), device)
     trainer = Trainer(
         max_epochs=1,
-        accelerator="cpu",
-        callbacks=[EMAWeightAveraging(decay=0.99), clock],
+        accelerator=device,
+        precision=choose_precision(device).value,
+        callbacks=[averaging, clock],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -93,66 +113,76 @@ def lightning_loop(data: TensorData) -> float:
     return rate(clock.ends)
 
 
-def bare_loop(data: TensorData, *, is_plain: bool) -> float:
-    model = make_model().train()
+def bare_loop(data: TensorData, device: str, *, is_plain: bool) -> float:
+    model = make_model(device).train()
     average = AveragedModel(model, avg_fn=get_ema_avg_fn(0.99), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    images = data.images.fetch(torch.arange(len(data.items)))
-    labeled, label = data.split.labeled, torch.arange(len(data.items)) % NUM_CLASSES
+    images = data.images.fetch(torch.arange(len(data.items))).to(device)
+    labeled, label = data.split.labeled.to(device), torch.arange(len(data.items), device=device) % NUM_CLASSES
     ends = []
-    for rows in batches(len(images)):
-        given = labeled[torch.randint(len(labeled), (LABELED,))]
+    for rows in batches(len(images), device):
+        given = labeled[torch.randint(len(labeled), (LABELED,), device=device)]
         index = torch.cat([given, rows])
         image = images[index].float().div_(255)
-        image = image if is_plain else model.strong(image)
-        logits = model.head(model.backbone(model.normalize(image)))
-        loss = cross_entropy(logits[:LABELED], label[given]) + cross_entropy(logits[LABELED:], label[rows])
+        with autocast(device):
+            image = image if is_plain else model.strong(image)
+            logits = model.head(model.backbone(model.normalize(image)))
+            loss = cross_entropy(logits[:LABELED], label[given]) + cross_entropy(logits[LABELED:], label[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if not is_plain:
             average.update_parameters(model)
         ends.append(time.perf_counter())
+    ends[-1] = finish()
     return rate(ends)
 
 
-def batches(num_items: int) -> Iterator[Tensor]:
-    return iter(torch.randperm(num_items).split(POOL))
+def batches(num_items: int, device: str) -> Iterator[Tensor]:
+    return iter(torch.randperm(num_items, device=device).split(POOL))
 
 
-def embedding(data: TensorData, *, is_bare: bool) -> float:
-    model = make_model().eval()
-    start = time.perf_counter()
-    if is_bare:
-        images = data.images.fetch(torch.arange(len(data.items)))
-        with torch.inference_mode():
-            torch.cat([model.backbone(model.normalize(part)) for part in images.split(1024)])
-    else:
-        embed(model.backbone, data.pool_dataloader(), preprocess=model.normalize)
-    return len(data.items) / (time.perf_counter() - start)
+def embedding(data: TensorData, device: str, *, is_bare: bool) -> float:
+    model = make_model(device).eval()
+    start = finish()
+    with autocast(device):
+        if is_bare:
+            images = data.images.fetch(torch.arange(len(data.items)))
+            with torch.inference_mode():
+                torch.cat([model.backbone(model.normalize(part.to(device))) for part in images.split(1024)])
+        else:
+            embed(model.backbone, data.pool_dataloader(), preprocess=model.normalize)
+    return len(data.items) / (finish() - start)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="training steps per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each contestant once in each")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
     options = parser.parse_args()
+    device = options.device
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = make_data(options.steps)
     data.setup()
     contestants: dict[str, Callable[[], float]] = {
-        "training: Lightning loop of lspread": lambda: lightning_loop(data),
-        "training: bare loop, same work": lambda: bare_loop(data, is_plain=False),
-        "training: bare loop, no augmentation, no averaging": lambda: bare_loop(data, is_plain=True),
-        "embedding: lspread.nn.embed": lambda: embedding(data, is_bare=False),
-        "embedding: bare loop": lambda: embedding(data, is_bare=True),
+        "training: loop of lspread, RampedAveraging": lambda: lightning_loop(data, device, RampedAveraging()),
+        "training: loop of lspread, Lightning's averaging": lambda: lightning_loop(
+            data, device, EMAWeightAveraging(decay=0.99)
+        ),
+        "training: bare loop, same work": lambda: bare_loop(data, device, is_plain=False),
+        "training: bare loop, no augmentation, no averaging": lambda: bare_loop(data, device, is_plain=True),
+        "embedding: lspread.nn.embed": lambda: embedding(data, device, is_bare=False),
+        "embedding: bare loop": lambda: embedding(data, device, is_bare=True),
     }
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(options.rounds):
         for name, contestant in contestants.items():
             found[name].append(contestant())
-    print(f"images/s, median of {options.rounds} rounds of {options.steps} steps, {torch.get_num_threads()} threads")
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    where += f", {choose_precision(device).value}"
+    print(f"images/s, median of {options.rounds} rounds of {options.steps} steps, {where}")
     for name, values in found.items():
         base = found[f"{name.split(':')[0]}: bare loop" + (", same work" if name.startswith("training") else "")]
         ratio = statistics.median(value / other for value, other in zip(values, base, strict=True))

@@ -63,15 +63,19 @@ SYNC = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class StayOnDevice(TorchDispatchMode):
-    """Refuse operations that read from the device, or whose result has rows and lies on the CPU."""
+    """Refuse operations that read from the device, wait for it, or whose result has rows and lies on the CPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         assert "_local_scalar_dense" not in str(func), f"{func} reads from the device"
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            given = args[-1] if func is torch.ops.aten.copy_.default else args[0]
+            is_sent = given.device.type == "cpu" and out.device.type == "cuda"
+            assert not is_sent, f"{func} sends {tuple(given.shape)} to the device and waits until it has arrived"
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
-                # Numbers and short lists of sizes go to the device with the kernel launch or right after.
-                assert leaf.numel() <= 2, f"{func} left {tuple(leaf.shape)} on the CPU"
+                # Numbers go to the device with the kernel launch.
+                assert leaf.numel() <= 1, f"{func} left {tuple(leaf.shape)} on the CPU"
         return out
 
 

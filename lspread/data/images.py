@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from lspread.data.decoding import Unreadable, Window, check_window, decode_image, is_deep
 from lspread.errors import ConfigError, DataError
 
-__all__ = ["FolderImages", "ImageRows", "Images", "TensorImages"]
+__all__ = ["FolderImages", "ImageRows", "Images", "ItemRows", "TensorImages"]
 
 _CHUNK = 1024
 
@@ -46,6 +46,10 @@ class Images(Dataset[dict[str, Tensor]]):
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2), in units of 1 / `full_scale`."""
         raise NotImplementedError
+
+    def to(self, device: torch.device, max_bytes: int) -> "Images | None":
+        """Return the same images on a device, in `max_bytes` at most; None where they do not fit or are files."""
+        return None
 
     def fingerprint(self, index: Tensor) -> str:
         """Return a hash of the rows `index` (m,) in their order, another one if any of their pixels is another."""
@@ -95,6 +99,10 @@ class TensorImages(Images):
     def moments(self, index: Tensor) -> Tensor:
         """Return each image's sum and sum of squares per channel, (m,ch,2) int64."""
         return torch.cat([_moments(self._select(part)) for part in index.split(_CHUNK)])
+
+    def to(self, device: torch.device, max_bytes: int) -> "TensorImages | None":
+        """Return the same images on a device; None where they need more than `max_bytes`."""
+        return TensorImages(self.image.to(device)) if self.image.nbytes <= max_bytes else None
 
     def _select(self, index: Tensor) -> Tensor:
         # Selected as int16, which old versions of torch can do as well.
@@ -277,6 +285,27 @@ class ImageRows(Dataset[dict[str, Tensor]]):
         """Return a whole batch at once."""
         index = self.rows[torch.tensor(items, dtype=torch.int64)]
         return {"image": self.images.fetch(index), "index": index}
+
+
+class ItemRows(Dataset[dict[str, Tensor]]):
+    """Some rows of a dataset whose images lie on the device already: batches hold "index" alone.
+
+    Args:
+        rows: (m,) int64 rows to show, in this order.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows.numel()
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        return {"index": self.rows[item]}
+
+    def __getitems__(self, items: list[int]) -> dict[str, Tensor]:
+        """Return a whole batch at once."""
+        return {"index": self.rows[torch.tensor(items, dtype=torch.int64)]}
 
 
 def _hand_out(image: Tensor) -> Tensor:

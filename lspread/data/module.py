@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from lspread.data.decoding import Window
 from lspread.data.evaluation import Evaluator
 from lspread.data.groups import check_groups, hide_relatives
-from lspread.data.images import ImageRows, Images
+from lspread.data.images import ImageRows, Images, ItemRows
 from lspread.data.split import FewLabelSplit
 from lspread.errors import ConfigError, DataError
 from lspread.typing import UNLABELED, ItemKind
@@ -58,6 +58,8 @@ class FewLabelData(LightningDataModule):
         excerpts: What a person reads of each item in reports, such as the start of a text; None where its picture or
             name says all.
         window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
+        gpu_share: Images in memory are trained on from the GPU's own, where they take at most this share of what is
+            free there; 0 sends each batch from the CPU.
 
     Args:
         name: Short name of the dataset.
@@ -81,6 +83,7 @@ class FewLabelData(LightningDataModule):
     kind: ItemKind = "image"
     excerpts: list[str] | None = None
     window: Window = "full"
+    gpu_share: float = 0.25
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class FewLabelData(LightningDataModule):
         self._given_label: Tensor | None = None
         self._evaluator: Evaluator | None = None
         self._moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self._on_gpu: Images | None = None
 
     def load_items(self) -> Items:
         """Read the dataset; called once, by `setup`."""
@@ -252,11 +256,23 @@ class FewLabelData(LightningDataModule):
         """Return two loaders of equal length: "labeled" (random, classes in turn) and "pool" (shuffled).
 
         The order comes from torch's global generator. "pool" drops its last, smaller batch unless there is only one.
+        Under a Trainer on a GPU, images that lie there (see `gpu_share`) join the batch when it has arrived.
         """
         split = self.split
-        pool = self._loader(split.pool, self.batch_size, shuffle=True, drop_last=split.pool.numel() >= self.batch_size)
+        self._on_gpu = self._move_to_gpu()
+        is_whole = split.pool.numel() >= self.batch_size
+        pool = self._loader(split.pool, self.batch_size, shuffle=True, drop_last=is_whole, images=self._on_gpu)
         sampler = BalancedSampler(self.given_label[split.labeled], len(pool) * self.labeled_batch_size)
-        return {"labeled": self._loader(split.labeled, self.labeled_batch_size, sampler=sampler), "pool": pool}
+        labeled = self._loader(split.labeled, self.labeled_batch_size, sampler=sampler, images=self._on_gpu)
+        return {"labeled": labeled, "pool": pool}
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Add the images that lie on the device."""
+        if self._on_gpu is not None and isinstance(batch, dict):
+            for part in batch.values():
+                if isinstance(part, dict) and part.keys() == {"index"}:
+                    part["image"] = self._on_gpu.fetch(part["index"])
+        return batch
 
     def pool_dataloader(self) -> DataLoader:
         """Return the labeled and unlabeled items in ascending order: the nodes of the graph."""
@@ -274,6 +290,13 @@ class FewLabelData(LightningDataModule):
         """Return all n items in order."""
         return self._loader(torch.arange(len(self.images)), self.eval_batch_size)
 
+    def _move_to_gpu(self) -> Images | None:
+        """Return the images on the Trainer's GPU; None where there is none, or they do not fit."""
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type != "cuda" or self._on_gpu is not None:
+            return self._on_gpu if device.type == "cuda" else None
+        return self.images.to(device, int(self.gpu_share * torch.cuda.mem_get_info(device)[0]))
+
     def _loader(
         self,
         rows: Tensor,
@@ -282,9 +305,11 @@ class FewLabelData(LightningDataModule):
         shuffle: bool = False,
         drop_last: bool = False,
         sampler: Sampler[int] | None = None,
+        images: Images | None = None,
     ) -> DataLoader:
+        """Return a loader of rows; where `images` lie on the device, its batches hold the numbers of the rows alone."""
         return DataLoader(
-            ImageRows(self.images, rows),
+            ImageRows(self.images, rows) if images is None else ItemRows(rows),
             batch_size=batch_size,
             shuffle=shuffle if sampler is None else None,
             sampler=sampler,

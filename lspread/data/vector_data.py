@@ -40,6 +40,10 @@ class FeatureRows(Images):
         """Return the vectors of the rows `index` as `(m, d, 1, 1)` float32."""
         return self.feature.index_select(0, index)[:, :, None, None]
 
+    def to(self, device: torch.device, max_bytes: int) -> "FeatureRows | None":
+        """Return the same vectors on a device; None where they need more than `max_bytes`."""
+        return FeatureRows(self.feature.to(device)) if self.feature.nbytes <= max_bytes else None
+
     def moments(self, index: Tensor) -> Tensor:
         """Return each value and its square, `(m, d, 2)` float64."""
         value = self.feature.index_select(0, index).double()

@@ -192,7 +192,7 @@ def _boundaries(z: Tensor, ptr: Tensor | None, batch: Tensor | None) -> tuple[Te
         count = torch.bincount(batch)
         ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
     if ptr is None:
-        return torch.tensor([0, num_nodes], device=z.device), [num_nodes]
+        return torch.arange(2, device=z.device) * num_nodes, [num_nodes]
     if ptr.ndim != 1 or len(ptr) < 2 or ptr.dtype != torch.int64:
         raise GraphError(f"ptr must be int64 of shape (b + 1,), b >= 1; got {tuple(ptr.shape)} {ptr.dtype}.")
     host = ptr.tolist()  # sync: sizes of ragged graphs shape the search

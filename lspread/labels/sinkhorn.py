@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError, SolveError
-from lspread.labels.priors import graph_of_node, sum_graph
+from lspread.labels.priors import graph_of_node, one_graph, sum_graph
 from lspread.typing import OnFailure
 
 __all__ = ["sinkhorn_prior"]
@@ -82,7 +82,7 @@ def sinkhorn_prior(
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
         tol = TOL[scores.dtype] if tol is None else tol
-        ptr = torch.tensor([0, len(scores)], device=scores.device) if ptr is None else ptr
+        ptr = one_graph(scores) if ptr is None else ptr
         problem = _Problem(scores, prior.to(scores).expand(num_graphs, -1), weight, ptr)
         with torch.no_grad():
             scale = _iterate(problem, tol, max_steps, check_every)

@@ -4,6 +4,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.nn import Module
+from torch.optim.swa_utils import AveragedModel
 
 from lspread.errors import ConfigError
 
@@ -44,7 +46,9 @@ class RampedAveraging(WeightAveraging):
 
     With a fixed decay of 0.99, the average of a run of a hundred steps still consists of random starting weights by
     a third. Here step t averages with decay min(decay, (1 + t) / (10 + t)), so the start is forgotten at once and long
-    runs end with the full decay.
+    runs end with the full decay. Buffers are averaged as well; those of integers, which count, are copied.
+
+    A step takes a few launches for all weights together and never waits for a GPU.
 
     Args:
         decay: Largest decay, in [0, 1); 0.99 averages over about the last hundred steps.
@@ -56,11 +60,39 @@ class RampedAveraging(WeightAveraging):
     def __init__(self, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"decay must lie in [0, 1); got {decay}.")
+        super().__init__()
+        self._decay = decay
 
-        def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-            # A tensor all the way: torch calls this for every weight at every step, and a number would wait for a GPU.
-            weight = (9 / (10 + torch.as_tensor(num_averaged))).clamp(min=1 - decay)
-            # What does not change stays to the last bit; also for buffers that count in integers.
-            return averaged + weight * (current - averaged)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module when fit begins."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            update = _RampedUpdate(self._average_model, self._decay)
+            self._average_model.update_parameters = update  # type: ignore[assignment, method-assign]
 
-        super().__init__(avg_fn=average)
+
+class _RampedUpdate:
+    """Does what `AveragedModel.update_parameters` does, all weights at once, and counts steps without a tensor."""
+
+    def __init__(self, average: AveragedModel, decay: float) -> None:
+        self._average, self._decay = average, decay
+        self._step: int | None = None
+
+    @torch.no_grad()
+    def __call__(self, module: Module) -> None:
+        if self._step is None:
+            self._step = int(self._average.n_averaged)  # sync: once, since a checkpoint may have brought it
+        pairs = list(zip(_tensors(self._average.module), _tensors(module), strict=True))
+        copied = [pair for pair in pairs if not self._step or not pair[0].is_floating_point()]
+        moved = [pair for pair in pairs if self._step and pair[0].is_floating_point()]
+        if copied:
+            torch._foreach_copy_([averaged for averaged, _ in copied], [current for _, current in copied])
+        if moved:
+            share = max(9 / (10 + self._step), 1 - self._decay)
+            torch._foreach_lerp_([averaged for averaged, _ in moved], [current for _, current in moved], share)
+        self._step += 1
+        self._average.n_averaged += 1
+
+
+def _tensors(module: Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]

@@ -23,6 +23,7 @@ from lspread.labels import (
 )
 from lspread.lit.averaging import teach
 from lspread.lit.batch import Batch, ImageBatch, to_float
+from lspread.lit.epoch_means import EpochMeans
 from lspread.lit.in_batch import InBatchPath
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_options, make_projection
@@ -195,6 +196,7 @@ class FewLabelClassifier(LightningModule):
         # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
         self._moments = ImageMoments()
         self._in_batch = InBatchPath(bank_size)
+        self._means = EpochMeans()
         self._warmup_seconds: float | None = None
         self.pseudo: PseudoLabels | None = None
         self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
@@ -266,9 +268,14 @@ class FewLabelClassifier(LightningModule):
             losses = self._labeled_losses(batch)
             total = torch.stack([self._weight(name) * loss for name, loss in losses.items()]).sum()
         size = len(batch["pool"]["index"])
-        self.log_dict({f"{name}_loss": loss.detach() for name, loss in losses.items()}, **_PER_EPOCH, batch_size=size)
-        self.log("train_loss", total.detach(), prog_bar=True, **_PER_EPOCH, batch_size=size)
+        self._means.add({f"{name}_loss": loss for name, loss in losses.items()} | {"train_loss": total}, size)
         return total
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Log the means over the epoch when its last step is done, or the clock ends it."""
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            for name, (mean, weight) in self._means.pop().items():
+                self.log(name, mean, prog_bar=name == "train_loss", **_PER_EPOCH, batch_size=weight)
 
     def _weight(self, name: str) -> float:
         weight: float = getattr(self, f"{name}_weight")
@@ -333,7 +340,7 @@ class FewLabelClassifier(LightningModule):
         assert threshold is not None
         if self.trainer.training:
             share = is_confident(probability, threshold).float().mean()
-            self.log("confident_share", share, **_PER_EPOCH, batch_size=len(weak))
+            self._means.add({"confident_share": share}, len(weak))
         return confident_loss(strong, probability, threshold=threshold)
 
     def _in_batch_losses(

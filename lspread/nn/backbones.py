@@ -113,11 +113,26 @@ class _BasicBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or num_in != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(num_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(_Pointwise(num_in, width, stride), nn.BatchNorm2d(width))
 
     def forward(self, hidden: Tensor) -> Tensor:
         inner = self.norm2(self.conv2(relu(self.norm1(self.conv1(hidden)))))
         return relu(inner + self.shortcut(hidden))
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1x1 convolution of every stride-th pixel.
+
+    The pixels are taken before and not by the convolution: with a stride and fewer than eight channels, oneDNN's
+    gradient of the weights is wrong on CPUs with AVX2 only, and it writes where it must not (oneDNN issue 6035).
+    """
+
+    def __init__(self, num_in: int, width: int, stride: int) -> None:
+        super().__init__(num_in, width, 1, bias=False)
+        self.step = stride
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden[:, :, :: self.step, :: self.step])
 
 
 def create_backbone(

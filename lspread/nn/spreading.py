@@ -89,7 +89,7 @@ class GraphLayer(nn.Module):
         self.on_failure: OnFailure = on_failure
         self._fixed_bandwidth = None if learn_bandwidth else float(bandwidth)
         if learn_bandwidth:
-            self.log_bandwidth = nn.Parameter(torch.tensor(float(bandwidth)).log())
+            self.log_bandwidth = nn.Parameter(torch.full((), float(bandwidth)).log())
 
     @property
     def bandwidth(self) -> float | Tensor:
@@ -238,7 +238,7 @@ class LabelSpreading(GraphLayer):
             raise ConfigError("alpha must start above 0 to be learned; got 0. Try alpha=0.9.")
         self._fixed_alpha = None if learn_alpha else float(alpha)
         if learn_alpha:
-            self.logit_alpha = nn.Parameter(torch.logit(torch.tensor(float(alpha))))
+            self.logit_alpha = nn.Parameter(torch.logit(torch.full((), float(alpha))))
 
     @property
     def alpha(self) -> float | Tensor:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lspread.data import Digits, FewLabelData, TensorData
+from lspread.data.images import FolderImages, TensorImages
 from lspread.data.module import BalancedSampler
+from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError, DataError
 
 N = 50
@@ -251,3 +253,48 @@ def test_under_a_trainer(has_val: bool, tmp_path: Any) -> None:
     assert watcher.seen["val"] == data.split.val.tolist()
     assert watcher.seen["test"] == list(range(40, 50))
     assert watcher.seen["predict"] == list(range(N))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_on_the_device_make_the_same_batches(num_workers: int, tmp_path: Any, monkeypatch: Any) -> None:
+    """The device is the CPU here: what joins the batch there is what the loader would have sent."""
+
+    class Keeper(Watcher):
+        def training_step(self, batch: dict[str, dict[str, torch.Tensor]], _: int) -> torch.Tensor:
+            for part in batch.values():
+                assert torch.equal(part["image"], IMAGE[part["index"]])
+            return super().training_step(batch, _)
+
+    seen = []
+    for is_there in (False, True):
+        data = TensorData(IMAGE, LABEL, NAMES, num_labels_per_class=2, batch_size=8, num_workers=num_workers)
+        if is_there:
+            monkeypatch.setattr(data, "_move_to_gpu", lambda data=data: data.images.to(torch.device("cpu"), 1 << 20))
+        pl.seed_everything(0, verbose=False)
+        keeper = Keeper()
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(keeper, datamodule=data)
+        seen.append(keeper.seen)
+    assert seen[0] == seen[1]
+    assert seen[0]["pool"]
+
+
+def test_images_move_where_they_fit() -> None:
+    images, cpu = TensorImages(IMAGE), torch.device("cpu")
+    assert images.to(cpu, IMAGE.nbytes - 1) is None
+    moved = images.to(cpu, IMAGE.nbytes)
+    assert moved is not None
+    assert torch.equal(moved.fetch(torch.tensor([3, 1])), IMAGE[[3, 1]])
+    rows = FeatureRows(torch.randn(5, 2))
+    assert rows.to(cpu, 39) is None
+    assert torch.equal(rows.to(cpu, 40).feature, rows.feature)
+    assert FolderImages([], 8, 3).to(cpu, 1 << 40) is None

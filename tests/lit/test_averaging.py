@@ -1,14 +1,17 @@
 """The ramped average against its recursion, and that it is what a short run leaves behind."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.swa_utils import AveragedModel
 
 from lspread.errors import ConfigError
 from lspread.lit import RampedAveraging, RefreshPseudoLabels
+from lspread.lit.averaging import _RampedUpdate
 
 from .conftest import make_data, make_model
 
@@ -35,11 +38,27 @@ def test_average_is_the_ramped_recursion(make_trainer: Callable[..., Trainer], d
 
 
 def test_averaging_does_not_wait_for_the_gpu():
-    average = RampedAveraging(0.9)._kwargs["avg_fn"]
-    with FakeTensorMode():  # raises where a number of a tensor on the GPU is asked for
-        weight = torch.ones(3, device="cuda", dtype=torch.bfloat16)
-        found = average(weight, weight + 1, torch.ones((), device="cuda", dtype=torch.int64))
-    assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+    # Raises where a number of a tensor on the GPU is asked for.
+    with FakeTensorMode(), torch.device("cuda"):
+        net, other = (torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)) for _ in range(2))
+        update = _RampedUpdate(SimpleNamespace(module=net, n_averaged=torch.zeros(())), 0.9)
+        for update._step in (0, 1):
+            update(other)
+        assert {tensor.device.type for tensor in net.state_dict().values()} == {"cuda"}
+
+
+def test_buffers_that_count_are_copied():
+    net = torch.nn.BatchNorm1d(2)
+    average = AveragedModel(net, use_buffers=True)
+    update = _RampedUpdate(average, 0.9)
+    update(net)
+    for _ in range(5):
+        net(torch.randn(4, 2))
+    net.weight.data.fill_(11.0)
+    update(net)
+    assert average.module.num_batches_tracked == 5
+    torch.testing.assert_close(average.module.weight, torch.full((2,), 1 + 10 * 9 / 11), check_stride=False)
+    assert average.n_averaged == 2
 
 
 def test_decay_must_be_a_share() -> None:

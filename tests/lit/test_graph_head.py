@@ -138,7 +138,8 @@ def test_a_saved_head_answers_the_same(options, tmp_path):
     assert path == tmp_path / GRAPH_HEAD_FILE
     assert not loaded.training
     for found, wanted in zip(loaded.vote(new), head.vote(new), strict=True):
-        assert torch.equal(found, wanted)
+        # What was loaded lies elsewhere in memory, and MKL rounds by that.
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_half_precision_is_used_where_it_loses_little(tmp_path):
