@@ -309,7 +309,11 @@ class ItemRows(Dataset[dict[str, Tensor]]):
 
 
 def _hand_out(image: Tensor) -> Tensor:
-    return image if image.dtype == torch.uint8 else image.float().div_(torch.iinfo(image.dtype).max)
+    if image.dtype == torch.uint8:
+        return image
+    # By way of int16: few operations know uint16, and not the same ones on every device.
+    value = image.view(torch.int16).int().bitwise_and_(0xFFFF)
+    return value.float().div_(0xFFFF)
 
 
 def _moments(image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ __all__ = ["EpochMeans"]
 class EpochMeans:
     """Sums numbers of the steps of an epoch on their device, so that a step takes one launch for each and no wait.
 
-    Lightning's `log` does the same with more than a millisecond of bookkeeping for every number and step.
+    Lightning's `log` does the same with about a millisecond of bookkeeping for every number and step.
     """
 
     def __init__(self) -> None:
