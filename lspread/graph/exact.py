@@ -17,8 +17,10 @@ __all__ = ["scale_to_unit", "search_exact"]
 TILE_ELEMENTS = 1 << 27
 """Scores held at once on a GPU: 512 MiB in float32. Of an eighth, an H100 does too little between two launches."""
 CPU_TILE_ELEMENTS = 1 << 21
-"""The same on a CPU, where fresh memory costs more than the arithmetic on it; but a product needs some rows."""
-LEAST_ROWS = 256
+"""The same on a CPU, whose caches are small; but a product is fast from about a thousand rows on, if memory allows."""
+MANY_ROWS, LEAST_ROWS = 1024, 256
+MOST_TILE_ELEMENTS = 1 << 25
+"""What a CPU may hold for that many rows."""
 CACHED_ELEMENTS = 1 << 19
 """Differences measured at once on a CPU: what stays in a core's cache."""
 GROUP, LARGE_GROUP, MANY_COLUMNS = 8, 16, 2048
@@ -145,8 +147,10 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = Non
     half_square = (square / 2).unsqueeze(1)
     transposed = columns.transpose(1, 2)
     is_cpu = z.device.type == "cpu"
-    num_rows = (CPU_TILE_ELEMENTS if is_cpu else TILE_ELEMENTS) // (num_columns * num_graphs)
-    num_rows = max(LEAST_ROWS if is_cpu else 1, num_rows)
+    num_across = num_columns * num_graphs
+    num_rows = max(1, TILE_ELEMENTS // num_across)
+    if is_cpu:
+        num_rows = max(CPU_TILE_ELEMENTS // num_across, min(MANY_ROWS, MOST_TILE_ELEMENTS // num_across), LEAST_ROWS)
     num_all = size if rows is None else len(rows)
     # Fresh memory would cost more than the arithmetic on it.
     scores = z.new_empty(num_graphs, min(num_rows, num_all), num_columns)

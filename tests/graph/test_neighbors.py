@@ -46,6 +46,7 @@ def test_exact(metric, dtype, n, d, k):
 )
 def test_exact_by_groups_and_tiles(monkeypatch, metric, tile, shift):
     monkeypatch.setattr(exact, "CPU_TILE_ELEMENTS", tile)
+    monkeypatch.setattr(exact, "MANY_ROWS", 7)
     monkeypatch.setattr(exact, "LEAST_ROWS", 7)
     n, k = 1500 if tile > 1 else 1409, 3  # the grouped path starts at 4 * 8 * (3 + 8) nodes
     z = torch.randn(n, 6, generator=seeded(1)) + shift
