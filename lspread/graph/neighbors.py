@@ -73,8 +73,8 @@ def find_neighbors(
     A node is never its own neighbour; it is left out by its number, so equal points stay neighbours of each other.
     Whatever the backend, distances are measured by differences, so they are free of the cancellation of
     |x|^2 - 2xy + |y|^2. "exact" proves every row by a bound on what rounding can do, and searches the rows without a
-    proof again in float64 (on a GPU in graphs of more than 8,192 nodes only: below, nothing is read from it). On CPUs
-    that multiply 8-bit integers fast, large graphs are searched with those, which gives the same neighbours.
+    proof again in float64 (on a GPU in graphs of more than 8,192 nodes only: below, nothing is read from it). On a CPU
+    large graphs are searched with 8-bit integers, which gives the same neighbours.
 
     Backends:
         "exact": All pairs, by matrix products. Memory O(n k + tile), time O(n^2 d).

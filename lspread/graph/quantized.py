@@ -1,4 +1,4 @@
-"""Exact neighbours of one large graph on a CPU with fast 8-bit products.
+"""Exact neighbours of one large graph on a CPU.
 
 Items are sorted by cluster and cut into tiles; every item x is rounded to x' = center + step q, where q has 8-bit
 entries, and |x - x'| is known. By the triangle inequality two items are at least |x' - y'| - |x - x'| - |y - y'| apart.
@@ -6,6 +6,9 @@ So once k items are known within distance t of an item, whatever has a larger bo
 and the few others are measured in full precision.
 
 A pair of tiles is multiplied once for both of its sides, and compared with a t that the items of its own tile gave.
+CPUs without fast 8-bit products multiply in float32, which knows such integers exactly. Once for both sides, and not at
+all what lies too far apart along the line of two tiles' centers, is half the work of a plain search or less: for 60,000
+images of clothes (128 features) it takes half the time, for noise of 64 dimensions as long.
 """
 
 from __future__ import annotations
@@ -33,15 +36,22 @@ Result = TypeVar("Result")
 LOWEST = -(1 << 29)
 NEVER = 1 << 28
 """No score is larger; nor smaller than its negative."""
-MIN_ITEMS = 8192
+EXACT_WIDTH = (1 << 24) // 127**2
+"""So many products of 8-bit numbers add up to an integer that float32 knows exactly."""
+MIN_ITEMS, MIN_ITEMS_IN_FLOAT32 = 8192, 16_384
 MIN_WIDTH = 16
 MAX_NEIGHBORS = 128
 
 
 def is_quantized_faster(z: Tensor, k: int) -> bool:
-    """Return whether `search_quantized` is the fast way for z `(n, d)`: a large graph on a CPU with 8-bit products."""
-    if z.device.type != "cpu" or len(z) < MIN_ITEMS or not MIN_WIDTH <= z.shape[1] <= MAX_WIDTH or k > MAX_NEIGHBORS:
+    """Return whether `search_quantized` is the fast way for z `(n, d)`: a large graph on a CPU."""
+    if z.device.type != "cpu" or not MIN_WIDTH <= z.shape[1] <= MAX_WIDTH or k > MAX_NEIGHBORS:
         return False
+    return len(z) >= (MIN_ITEMS if has_fast_integers() else MIN_ITEMS_IN_FLOAT32)
+
+
+def has_fast_integers() -> bool:
+    """Return whether this CPU multiplies 8-bit integers faster than float32."""
     names = ("_is_vnni_supported", "_is_amx_tile_supported")
     return torch.backends.mkldnn.is_available() and any(getattr(torch.cpu, name, bool)() for name in names)
 
@@ -109,11 +119,35 @@ class _Workers:
 
     def _start(self) -> None:
         torch.set_num_threads(1)
-        self.local.product = torch.empty(TILE, TILE, dtype=torch.int32)
+        self.local.product = _Product()
 
-    def run(self, task: Callable[[int, Tensor], Result], count: int) -> list[Result]:
-        """Return `task(i, product)` for i < count; `product` is room for one pair of tiles."""
+    def run(self, task: Callable[[int, _Product], Result], count: int) -> list[Result]:
+        """Return `task(i, product)` for i < count; every thread has its own `product`."""
         return list(self.pool.map(lambda number: task(number, self.local.product), range(count)))
+
+
+class _Product:
+    """The product of two tiles by what this CPU is fast at, into room that is used again."""
+
+    def __init__(self) -> None:
+        self.room = torch.empty(TILE * TILE, dtype=torch.int32)
+        self.float_room = None if has_fast_integers() else torch.empty(TILE * TILE)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b^T `(t, u)` int32 of `(t, e)` and `(u, e)` int8, good until the next call."""
+        shape = len(a), len(b)
+        out = self.room[: shape[0] * shape[1]].view(shape)
+        if self.float_room is None:
+            return torch._int_mm(a, b.T, out=out)
+        held = self.float_room[: out.numel()].view(shape)
+        for first in range(0, a.shape[1], EXACT_WIDTH):
+            part = slice(first, first + EXACT_WIDTH)
+            torch.mm(a[:, part].float(), b[:, part].float().T, out=held)
+            if first:
+                out.add_(held.int())
+            else:
+                out.copy_(held)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +180,14 @@ class _Pair:
         between = (items.center[tile] - items.center[other]).double().square().sum().item()
         return cls(items, tile, other, unit, between / unit, slack, *numbers)
 
-    def multiply(self, rows: Tensor, columns: Tensor, product: Tensor) -> Tensor:
+    def multiply(self, rows: Tensor, columns: Tensor, product: _Product) -> Tensor:
         """Return q_x . q_y - row of some rows and columns `(t, u)` int32, very low for an item with itself."""
         items = self.items
-        out = product.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
-        torch._int_mm(_take(items.q[self.tile], rows), _take(items.q[self.other], columns).T, out=out)
+        out = product(_take(items.q[self.tile], rows), _take(items.q[self.other], columns))
         out.sub_(self.row[rows].unsqueeze(1))
         return out.fill_diagonal_(LOWEST) if self.tile == self.other else out
 
-    def within_reach(self, product: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def within_reach(self, product: _Product, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return row, column and distance of the pairs within reach of either side, each pair once."""
         rows, columns = self._between(reach)
         if not len(rows) or not len(columns):
@@ -220,7 +253,7 @@ def _in_full_size(is_chosen: Tensor) -> Tensor:
     return torch.arange(TILE) if len(chosen) + len(others) == TILE else torch.cat([chosen, others])
 
 
-def _scan(items: RoundedItems, reach: Tensor, far: int, tile: int, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scan(items: RoundedItems, reach: Tensor, far: int, tile: int, product: _Product) -> tuple[Tensor, Tensor, Tensor]:
     return _Pair.of(items, tile, (tile + far) % items.num_tiles).within_reach(product, reach)
 
 
@@ -263,7 +296,7 @@ class _Nearest:
         self.count.add_(added).clamp_(max=room)
 
 
-def _start_reach(pair: _Pair, product: Tensor, reach: Tensor, k: int) -> None:
+def _start_reach(pair: _Pair, product: _Product, reach: Tensor, k: int) -> None:
     """Set how far the rows of a tile have to look by the true distance of its own k best items."""
     items, start = pair.items, pair.tile * TILE
     rows = torch.arange(start, min(start + TILE, items.num_rounded))

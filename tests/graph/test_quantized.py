@@ -10,13 +10,14 @@ from tests.reference import seeded
 TILE = 512
 
 
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch):
+@pytest.fixture(autouse=True, params=["8 bits", "float32"])
+def small_tiles(monkeypatch, request):
     monkeypatch.setattr(rounding, "TILE", TILE)
     monkeypatch.setattr(quantized, "TILE", TILE)
     monkeypatch.setattr(quantized, "MIN_ITEMS", 2 * TILE)
-    # The product is there on every CPU, only not fast on all.
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
+    monkeypatch.setattr(quantized, "MIN_ITEMS_IN_FLOAT32", 2 * TILE)
+    # Both products are there on every CPU, only not fast on all.
+    monkeypatch.setattr(quantized, "has_fast_integers", lambda: request.param == "8 bits")
 
 
 def gaussians(n, d=16):
@@ -156,7 +157,7 @@ def test_the_bound_of_every_pair_holds():
     lost = (turned - rounded).norm(dim=1)
     assert (lost <= items.radius.flatten()[: items.num_rounded]).all()
     assert (items.radius.flatten()[: items.num_rounded] <= 1.2 * lost + 1e-2).all()
-    every, product = torch.arange(TILE), torch.empty(TILE, TILE, dtype=torch.int32)
+    every, product = torch.arange(TILE), quantized._Product()
     for tile, other in [(0, 1), (1, 0), (0, 2)]:
         pair = quantized._Pair.of(items, tile, other)
         score = pair.multiply(every, every, product).double() - pair.column
@@ -165,6 +166,22 @@ def test_the_bound_of_every_pair_holds():
         x, y = (rounded[i * TILE : (i + 1) * TILE] for i in (tile, other))
         wanted = torch.cdist(x, y).square()
         assert ((squared - wanted).abs() <= pair.unit * pair.slack).all()
+
+
+@pytest.mark.parametrize("width", [16, 1040, 1041, 3000])
+def test_products_are_exact(width):
+    a = torch.randint(-127, 128, (TILE, width), dtype=torch.int8, generator=seeded(width))
+    a[0] = 127  # the largest sum
+    product = quantized._Product()
+    for rows in (256, TILE):
+        assert torch.equal(product(a[:rows], a), (a[:rows].long() @ a.long().T).int())
+
+
+def test_small_graphs_are_searched_plainly():
+    assert quantized.is_quantized_faster(gaussians(2 * TILE), 5)
+    assert not quantized.is_quantized_faster(gaussians(2 * TILE - 1), 5)
+    assert not quantized.is_quantized_faster(gaussians(2 * TILE, 15), 5)
+    assert not quantized.is_quantized_faster(gaussians(2 * TILE), 129)
 
 
 def test_rotation_keeps_distances():
