@@ -399,7 +399,8 @@ class FewLabelClassifier(LightningModule):
         )
 
     def on_train_epoch_start(self) -> None:
-        """Note when the warm-up ended."""
+        """Note when the warm-up ended, and forget the losses of an epoch that was interrupted."""
+        self._means.pop()
         if self._warmup_seconds is None and self.current_epoch >= self.warmup_epochs:
             self._warmup_seconds = seconds_gone(self.trainer)
 

@@ -38,10 +38,16 @@ def test_average_is_the_ramped_recursion(make_trainer: Callable[..., Trainer], d
 
 
 def test_averaging_does_not_wait_for_the_gpu():
+    def make():
+        net = torch.nn.Module()
+        net.weight = torch.nn.Parameter(torch.empty(3))
+        net.register_buffer("count", torch.empty((), dtype=torch.int64))
+        return net
+
     # Raises where a number of a tensor on the GPU is asked for.
     with FakeTensorMode(), torch.device("cuda"):
-        net, other = (torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)) for _ in range(2))
-        update = _RampedUpdate(SimpleNamespace(module=net, n_averaged=torch.zeros(())), 0.9)
+        net, other = make(), make()
+        update = _RampedUpdate(SimpleNamespace(module=net, n_averaged=torch.empty(())), 0.9)
         for update._step in (0, 1):
             update(other)
         assert {tensor.device.type for tensor in net.state_dict().values()} == {"cuda"}

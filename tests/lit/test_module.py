@@ -366,6 +366,17 @@ def test_what_unlabeled_items_truly_are_changes_nothing(make_trainer: Callable[.
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
+def test_losses_are_those_of_one_epoch(make_trainer: Callable[..., Trainer]) -> None:
+    model, trainer = make_model(), make_trainer(RefreshPseudoLabels(k=5), max_epochs=2)
+    model._means.add({"train_loss": torch.tensor(1e6)}, 1000)  # of an epoch that was interrupted
+    seen: list[Tensor] = []
+    step = model.training_step
+    model.training_step = lambda *given: seen.append(step(*given)) or seen[-1]  # type: ignore[method-assign]
+    trainer.fit(model, datamodule=make_data())
+    last = torch.stack(seen[len(seen) // 2 :]).detach()
+    torch.testing.assert_close(trainer.callback_metrics["train_loss"], last.mean())
+
+
 def test_training_learns_the_bars(make_trainer: Callable[..., Trainer]) -> None:
     torch.manual_seed(0)
     data, model = make_data(), make_model(lr=1e-2)
