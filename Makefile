@@ -33,7 +33,7 @@ test-all: $(INSTALLED) ## every test
 test-oldest: ## fast tests with the oldest versions that pyproject.toml allows, without extras (PYTHON=python3.10)
 	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
 	sed -n '/^dependencies = /,/^]/s/^ *"\([^">]*\)>=\([^",]*\).*/\1==\2/p' pyproject.toml > $(OLDEST)/oldest.txt
-	$(OLDEST)/bin/python -m pip install -e . -r $(OLDEST)/oldest.txt pytest hypothesis
+	$(OLDEST)/bin/python -m pip install -e . -r $(OLDEST)/oldest.txt pytest hypothesis pandas
 	$(OLDEST)/bin/python -m pytest -m "not slow"
 
 check: $(INSTALLED) ## style, types, import directions, fast tests
