@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 __all__ = ["EpochMeans"]
@@ -24,6 +25,12 @@ class EpochMeans:
             total = self._sums.get(name)
             self._sums[name] = value * weight if total is None else total.add_(value, alpha=weight)
             self._weights[name] = self._weights.get(name, 0) + weight
+
+    def log(self, module: LightningModule) -> None:
+        """Log the means as metrics of the epoch, "train_loss" in the progress bar too, and begin anew."""
+        for name, (mean, weight) in self.pop().items():
+            is_shown = name == "train_loss"
+            module.log(name, mean, prog_bar=is_shown, on_step=False, on_epoch=True, batch_size=weight)
 
     def pop(self) -> dict[str, tuple[Tensor, int]]:
         """Return the mean of each number and how much it counts, and begin anew."""

@@ -6,11 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lspread.labels import Anchors, agreement_loss, certainty, label_matrix, normalize_scores, spread_score_loss
+from lspread.labels import (
+    Anchors,
+    PseudoLabels,
+    agreement_loss,
+    certainty,
+    label_matrix,
+    normalize_scores,
+    spread_score_loss,
+)
 from lspread.nn import EmbeddingBank
 from lspread.typing import UNLABELED
 
-__all__ = ["InBatchPath", "in_batch_losses"]
+__all__ = ["InBatchPath", "in_batch_losses", "label_and_trust"]
 
 
 class InBatchPath:
@@ -131,3 +139,10 @@ def _with_labels(beside: Anchors | None, label: Tensor, trust: Tensor, num_class
         return None
     targets = label_matrix(label[beside.index], num_classes) * trust[beside.index, None]
     return Anchors(beside.embedding, targets, beside.index)
+
+
+def label_and_trust(pseudo: PseudoLabels | None, given: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a label `(n,)` and its weight `(n,)` for every item: pseudo-labels, or at first the given ones."""
+    if pseudo is None:
+        return given, (given != UNLABELED).to(torch.float32)
+    return pseudo.label, pseudo.weight

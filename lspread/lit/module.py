@@ -24,7 +24,7 @@ from lspread.labels import (
 from lspread.lit.averaging import teach
 from lspread.lit.batch import Batch, ImageBatch, to_float
 from lspread.lit.epoch_means import EpochMeans
-from lspread.lit.in_batch import InBatchPath
+from lspread.lit.in_batch import InBatchPath, label_and_trust
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
@@ -262,8 +262,8 @@ class FewLabelClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""
         if self.is_warming_up:
-            losses = {"contrastive": self._contrastive(batch["pool"]["image"])}
-            total = losses["contrastive"]
+            total = self._contrastive(batch["pool"]["image"])
+            losses = {"contrastive": total}
         else:
             losses = self._labeled_losses(batch)
             total = torch.stack([self._weight(name) * loss for name, loss in losses.items()]).sum()
@@ -274,8 +274,7 @@ class FewLabelClassifier(LightningModule):
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log the means over the epoch when its last step is done, or the clock ends it."""
         if self.trainer.is_last_batch or self.trainer.should_stop:
-            for name, (mean, weight) in self._means.pop().items():
-                self.log(name, mean, prog_bar=name == "train_loss", **_PER_EPOCH, batch_size=weight)
+            self._means.log(self)
 
     def _weight(self, name: str) -> float:
         weight: float = getattr(self, f"{name}_weight")
@@ -348,13 +347,9 @@ class FewLabelClassifier(LightningModule):
     ) -> dict[str, Tensor]:
         """Return the losses of the batch's own graph, of views and items by name."""
         assert self.spread is not None
-        if self.pseudo is None:
-            label = self._given(slice(None))
-            trust = (label != UNLABELED).to(torch.float32)
-        else:
-            label, trust = self.pseudo.label, self.pseudo.weight
+        known = label_and_trust(self.pseudo, self._given(slice(None)))
         wanted = [name for name in ("spread", "consistency", "agreement") if self._weight(name)]
-        return self._in_batch.losses(self.spread, z, logits, index, label, trust, wanted)
+        return self._in_batch.losses(self.spread, z, logits, index, *known, wanted)
 
     def _given(self, index: Tensor | slice) -> Tensor:
         if self.given_label.device != self.device:

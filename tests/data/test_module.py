@@ -220,6 +220,19 @@ class Watcher(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def make_trainer(folder: Any) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("has_val", [True, False])
 def test_under_a_trainer(has_val: bool, tmp_path: Any) -> None:
@@ -233,16 +246,7 @@ def test_under_a_trainer(has_val: bool, tmp_path: Any) -> None:
         batch_size=8,
         labeled_batch_size=6,
     )
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = make_trainer(tmp_path)
     watcher = Watcher()
     trainer.fit(watcher, datamodule=data)
     trainer.test(watcher, datamodule=data)
@@ -273,16 +277,7 @@ def test_images_on_the_device_make_the_same_batches(num_workers: int, tmp_path: 
             monkeypatch.setattr(data, "_move_to_gpu", lambda data=data: data.images.to(torch.device("cpu"), 1 << 20))
         pl.seed_everything(0, verbose=False)
         keeper = Keeper()
-        trainer = pl.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(keeper, datamodule=data)
+        make_trainer(tmp_path).fit(keeper, datamodule=data)
         seen.append(keeper.seen)
     assert seen[0] == seen[1]
     assert seen[0]["pool"]

@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lspread.errors import ConfigError, DataError
-from lspread.nn.backbones import NamedBackbone, SmallResNet, create_backbone
+from lspread.nn.backbones import NamedBackbone, create_backbone
+from lspread.nn.small_resnet import SmallResNet
 
 
 def make_images(*shape, seed=0):

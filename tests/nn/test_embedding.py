@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lspread.errors import ConfigError, DataError
-from lspread.nn.backbones import SmallResNet
 from lspread.nn.embedding import embed
+from lspread.nn.small_resnet import SmallResNet
 
 
 class Items(Dataset):
