@@ -274,11 +274,13 @@ class TrainingCLI(LightningCLI):
     def _require(self, part: str) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
-        if len(getattr(self.datamodule.split, part)) == 0:
+        rows = getattr(self.datamodule.split, part)
+        if not self.datamodule.evaluator.has_truth(rows):
+            kept = f"kept for {'validation' if part == 'val' else part}"
+            lack = f"has a known class among those {kept}" if len(rows) else f"was {kept}"
             raise DataError(
-                f"there is nothing to {self.command}: no item of {self.datamodule.name} was kept for "
-                f"{'validation' if part == 'val' else part}. What is known of the others is in the run's report; "
-                f"`lspread predict {shlex.quote(str(self.run_dir))}` labels all items."
+                f"there is nothing to {self.command}: no item of {self.datamodule.name} {lack}. What is known of the "
+                f"others is in the run's report; `lspread predict {shlex.quote(str(self.run_dir))}` labels all items."
             )
 
     def _is_repeatable(self) -> bool:

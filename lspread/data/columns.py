@@ -1,14 +1,16 @@
 """CSV files of texts and tables: their columns, and what names and describes a row."""
 
 import csv
+import hashlib
 import io
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from lspread.data.features import table_features, text_features
+from lspread.data.features import MOST_LEVELS, table_features, text_features
 from lspread.errors import DataError
 from lspread.typing import ItemKind
 
@@ -28,11 +30,14 @@ class RowFeatures:
         embedding: `(n, d)` float32.
         kind: "text" or "table".
         made_by: For people and reports.
+        fingerprint: A hash of the cells that scales, categories and words were taken from: a network fits features of
+            the same hash only. None where they depend on no other row.
     """
 
     embedding: Tensor
     kind: ItemKind
     made_by: dict[str, str]
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +105,31 @@ class Columns:
         column = self._text_column(text_column)
         if column is not None:
             z = text_features(self.cells[column], model=model, reference=reference)
-            return RowFeatures(z, "text", {"features": model or "words (TF-IDF, SVD)", "column": column})
+            fingerprint = None if model else _fingerprint({column: self.cells[column]}, reference)
+            return RowFeatures(z, "text", {"features": model or "words (TF-IDF, SVD)", "column": column}, fingerprint)
         used = {name: cells for name, cells in self.cells.items() if name not in leave_out}
         found = table_features(used, reference=reference)
+        for name, (row, cell) in found.spoiled.items():
+            became = "left out" if name in found.left_out else "taken as categories"
+            warnings.warn(
+                f"{self.path}, line {self.line[row]}: {cell.strip()!r} is no number, so the whole column `{name}` is "
+                f"{became}. Numbers are written as 9.42, and unknown ones are empty.",
+                stacklevel=2,
+            )
+        silent = [name for name in found.left_out if name not in found.spoiled]
+        if silent:
+            warnings.warn(
+                f"{self.path}: left out {', '.join(silent)}: a feature is numbers, or categories of at most "
+                f"{MOST_LEVELS} values and half as many as rows, and not the same in every row.",
+                stacklevel=2,
+            )
         made_by = {
             "features": f"{len(found.numeric)} columns of numbers, {len(found.categorical)} of categories",
             "numeric": ", ".join(found.numeric),
             "categorical": ", ".join(found.categorical),
             "left out": ", ".join([*found.left_out, *sorted(set(leave_out) & self.cells.keys())]),
         }
-        return RowFeatures(found.embedding, "table", made_by)
+        return RowFeatures(found.embedding, "table", made_by, _fingerprint(used, reference))
 
     def excerpts(self, text_column: str | None = None, *, leave_out: Collection[str] = ()) -> list[str]:
         """Return what a person reads of each row: the start of its text or, of a table, its first cells.
@@ -201,6 +221,14 @@ def read_separated(path: Path, missing: str, *, errors: str = "strict") -> tuple
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     return text, max(",;\t", key=text.split("\n", 1)[0].count)
+
+
+def _fingerprint(cells: Mapping[str, Sequence[str]], reference: Sequence[int] | None) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, column in cells.items():
+        known = column if reference is None else [column[row] for row in reference]
+        digest.update(repr((name, list(known))).encode())
+    return digest.hexdigest()
 
 
 def _shorten(text: str) -> str:

@@ -87,12 +87,15 @@ class TableFeatures:
         numeric: Columns taken as numbers, scaled.
         categorical: Columns taken as categories, one feature for each value.
         left_out: Columns that are neither, or hold one value only.
+        spoiled: What keeps a column from being numbers though at least half of its filled cells are, or would be with
+            decimal points: its first such row and cell.
     """
 
     embedding: Tensor
     numeric: list[str]
     categorical: list[str]
     left_out: list[str]
+    spoiled: dict[str, tuple[int, str]]
 
 
 def table_features(columns: Mapping[str, Sequence[str]], *, reference: Sequence[int] | None = None) -> TableFeatures:
@@ -112,13 +115,18 @@ def table_features(columns: Mapping[str, Sequence[str]], *, reference: Sequence[
     """
     parts: list[np.ndarray] = []
     numeric, categorical, left_out = [], [], []
+    spoiled: dict[str, tuple[int, str]] = {}
     for name, cells in columns.items():
-        known = cells if reference is None else [cells[row] for row in reference]
+        rows = range(len(cells)) if reference is None else reference
+        known = [cells[row] for row in rows]
         found = _numbers(cells, known)
         if found is not None:
             numeric.append(name)
             parts += found
             continue
+        place = _spoiling_cell(known)
+        if place is not None:
+            spoiled[name] = (rows[place], known[place])
         values = sorted({cell.strip() for cell in known})
         if len(values) < 2 or len(values) > min(MOST_LEVELS, max(2, len(known) // 2)):
             left_out.append(name)
@@ -131,7 +139,7 @@ def table_features(columns: Mapping[str, Sequence[str]], *, reference: Sequence[
             f"with at most {MOST_LEVELS} values, and not the same in every row."
         )
     embedding = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
-    return TableFeatures(embedding, numeric, categorical, left_out)
+    return TableFeatures(embedding, numeric, categorical, left_out, spoiled)
 
 
 def _numbers(cells: Sequence[str], known: Sequence[str]) -> list[np.ndarray] | None:
@@ -152,6 +160,17 @@ def _numbers(cells: Sequence[str], known: Sequence[str]) -> list[np.ndarray] | N
     if has_empty:
         parts.append(is_empty[:, None].astype(float))
     return parts
+
+
+def _spoiling_cell(cells: Sequence[str]) -> int | None:
+    """Return the place of the first cell that is no number, where at least half of the filled ones are or look so."""
+    number = [_number(cell) for cell in cells]
+    if None not in number:
+        return None
+    like = [_number(cell.replace(",", ".", 1)) for cell in cells]
+    num_filled = sum(value is None or not math.isnan(value) for value in like)
+    num_like = sum(value is not None and not math.isnan(value) for value in like)
+    return number.index(None) if 2 * num_like >= num_filled else None
 
 
 def _number(cell: str) -> float | None:

@@ -39,7 +39,7 @@ def choose_held_out(
         test_fraction: Share for test, in [0, 1); of the items with a known class or, with `group`, of all groups.
         val_fraction: The same for validation.
         group: A name for each item; items of one group are held out together, those without a known class as well.
-        apart: Items that are held out already `(m,)` int64; not chosen.
+        apart: Items that are held out already `(m,)` int64; not chosen, and without them the others are chosen alike.
         seed: Of the draw.
 
     Returns:
@@ -58,13 +58,12 @@ def choose_held_out(
             f"test_fraction and val_fraction must be 0 or more and together below 1; got {test_fraction} and "
             f"{val_fraction}."
         )
-    number = None if group is None else _numbered(group)
-    is_free = torch.ones(len(label), dtype=torch.bool) if number is not None else label != UNLABELED
+    is_free = torch.ones(len(label), dtype=torch.bool) if group is not None else label != UNLABELED
     if apart is not None:
         is_free[apart] = False
     held_out = {}
     for part, share in (("test", test_fraction), ("val", val_fraction / (1 - test_fraction))):
-        held_out[part] = _choose(label, share, is_free, number, seed) if share else torch.empty(0, dtype=torch.int64)
+        held_out[part] = _choose(label, share, is_free, group, seed) if share else torch.empty(0, dtype=torch.int64)
         is_free[held_out[part]] = False
     return held_out
 
@@ -132,11 +131,13 @@ def _numbered(group: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.unique(np.asarray(group, dtype=object), return_inverse=True)[1].astype(np.int64))
 
 
-def _choose(label: Tensor, share: float, is_free: Tensor, number: Tensor | None, seed: int) -> Tensor:
+def _choose(label: Tensor, share: float, is_free: Tensor, group: Sequence[str] | None, seed: int) -> Tensor:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     rows = is_free.nonzero()[:, 0]
-    num_units = len(rows) if number is None else len(number[rows].unique())
+    # Numbered among these rows alone: rows that are apart must not change the draw.
+    number = None if group is None else _numbered([group[row] for row in rows.tolist()])
+    num_units = len(rows) if number is None else len(number.unique())
     if num_units < 2:
         what = "items with a known class" if number is None else "groups"
         raise DataError(
@@ -155,15 +156,15 @@ def _choose(label: Tensor, share: float, is_free: Tensor, number: Tensor | None,
         folds = Fraction(1, most)
     elif folds == 1:
         folds = Fraction(most - 1, most)
-    splitter, group = StratifiedKFold(folds.denominator, shuffle=True, random_state=seed), None
+    splitter, units = StratifiedKFold(folds.denominator, shuffle=True, random_state=seed), None
     if number is not None:
         # Of groups that are alike the one with the lower number comes first, so a random order of numbers is a random
         # choice. The splitter's own shuffle forgets, before scikit-learn 1.8, which group has which classes.
         order = torch.randperm(int(number.max()) + 1, generator=torch.Generator().manual_seed(seed))
-        splitter, group = StratifiedGroupKFold(folds.denominator), order[number[rows]].numpy()
+        splitter, units = StratifiedGroupKFold(folds.denominator), order[number].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes rarer than the folds: some folds have none of them
-        parts = splitter.split(np.zeros(len(rows)), kind.numpy(), group)
+        parts = splitter.split(np.zeros(len(rows)), kind.numpy(), units)
         chosen = [fold for _, fold in parts][: folds.numerator]
     is_chosen = torch.zeros(len(rows), dtype=torch.bool)
     is_chosen[torch.from_numpy(np.concatenate(chosen))] = True

@@ -57,6 +57,8 @@ class FewLabelData(LightningDataModule):
         kind: "image", "text" or "table": what reports call an item.
         excerpts: What a person reads of each item in reports, such as the start of a text; None where its picture or
             name says all.
+        features_fingerprint: A hash of what the features of the items were fitted to, such as words and scales: a
+            network fits features of the same hash only. None where nothing was fitted.
         window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
         gpu_share: Images in memory are trained on from the GPU's own, where they take at most this share of what is
             free there; 0 sends each batch from the CPU.
@@ -82,6 +84,7 @@ class FewLabelData(LightningDataModule):
 
     kind: ItemKind = "image"
     excerpts: list[str] | None = None
+    features_fingerprint: str | None = None
     window: Window = "full"
     gpu_share: float = 0.25
 

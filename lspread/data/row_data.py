@@ -32,7 +32,8 @@ class RowData(VectorData):
         id_column: Column that names the rows; null takes `item` or `id`, where there is one.
         leave_out: Columns that are no features of a table.
         group_column: Column that names the group of each row, such as a patient or a customer; all of a group is held
-            out or nothing, and unlabeled rows of a group with a given label are not judged. No feature.
+            out or nothing, and unlabeled rows of a group with a given label are not judged. Rows of `test_csv`
+            without a label may be of any group. No feature.
         class_names: Class names in order; null takes the sorted names of the labels.
         test_fraction: Share of the rows with a known class (with groups: of the groups) to keep for test, about the
             same of every class.
@@ -101,6 +102,11 @@ class RowData(VectorData):
             items, label = items + new_items, torch.cat([label, new_label])
 
         group = None if group_column is None else _groups(columns, group_column)
+        if group is not None:
+            # Nothing is judged on a row without a label, so it may be of a group that training knows.
+            known = set(group[: len(group) - len(test)])
+            for row in test[label[test] == UNLABELED].tolist():
+                group[row] += f" ({new.path.name})" if group[row] in known else ""
         held_out = choose_held_out(
             label, test_fraction=test_fraction, val_fraction=val_fraction, group=group, apart=test, seed=seed
         )
@@ -131,6 +137,7 @@ class RowData(VectorData):
             num_workers=num_workers,
         )
         self.excerpts = columns.excerpts(text_column, leave_out=no_features)
+        self.features_fingerprint = found.fingerprint
 
 
 def _label_table(columns: Columns, items: list[str], label_column: str) -> LabelTable:

@@ -1,15 +1,16 @@
 """Weight averaging that is useful from the first steps on."""
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
 
 from lspread.errors import ConfigError
+from lspread.lit.options import no_teacher
 
-__all__ = ["RampedAveraging"]
+__all__ = ["RampedAveraging", "SwapBack"]
 
 
 def averaged_module(trainer: Trainer) -> LightningModule | None:
@@ -32,10 +33,7 @@ def teach(trainer: Trainer, image: Tensor) -> Tensor:
     """
     teacher = averaged_module(trainer)
     if teacher is None:
-        raise ConfigError(
-            "teacher_weight > 0 needs a teacher: add a callback that averages weights, such as "
-            "lspread.lit.RampedAveraging, or train with teacher_weight=0."
-        )
+        raise no_teacher()
     teacher.eval()
     logits: Tensor = teacher.head(teacher.backbone(image))  # type: ignore[operator]
     return logits
@@ -69,6 +67,32 @@ class RampedAveraging(WeightAveraging):
         if self._average_model is not None:
             update = _RampedUpdate(self._average_model, self._decay)
             self._average_model.update_parameters = update  # type: ignore[assignment, method-assign]
+
+
+class SwapBack(Callback):
+    """Gives the module its own weights back where an exception ends a validation.
+
+    Lightning's weight averaging validates with the averaged weights in the module and the others in the average. A
+    checkpoint of an interrupt in between would hold the two exchanged. `FewLabelClassifier` brings this callback along.
+    """
+
+    def __init__(self) -> None:
+        self._is_swapped = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that weights were exchanged; callbacks of a module come after those of the trainer."""
+        self._is_swapped = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that they are back."""
+        self._is_swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Exchange them again, before a checkpoint is written."""
+        for callback in trainer.callbacks if self._is_swapped else []:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._swap_models(pl_module)
+        self._is_swapped = False
 
 
 class _RampedUpdate:

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from lspread.errors import ConfigError, DataError
 
-__all__ = ["BaselinePrediction", "knn_vote", "logistic_regression"]
+__all__ = ["BaselinePrediction", "fit_linear", "knn_vote", "logistic_regression"]
 
+NEVER = -1e4
+"""Bias of a class without a label: its softmax probability is 0."""
 _ELEMENTS_PER_TILE = 2**24  # 64 MiB of float32 distances at a time
 
 
@@ -87,9 +89,7 @@ def logistic_regression(
         DataError: Shapes do not fit, or a label lies outside the classes.
     """
     _check(z_labeled, label, z, num_classes)
-    base = (z_labeled if reference is None else reference).double()
-    center, scale = base.mean(dim=0), base.std(dim=0, correction=0)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    center, scale = _center_and_scale(z_labeled if reference is None else reference)
     present, target = label.unique(return_inverse=True)  # sync: scikit-learn works on the CPU anyway
     probability = torch.zeros(len(z), num_classes, dtype=torch.float64)
     if len(z) == 0:
@@ -105,6 +105,42 @@ def logistic_regression(
         probability[:, present.cpu()] = torch.from_numpy(found)
     probability = probability.float().to(z.device)
     return BaselinePrediction(probability.argmax(dim=1), probability)
+
+
+@torch.no_grad()
+def fit_linear(z_labeled: Tensor, label: Tensor, *, num_classes: int, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight `(c, d)` and bias `(c,)` of `logistic_regression`, float32, for embeddings as they are.
+
+    Args:
+        z_labeled: Embeddings of the labeled items, `(l,d)` float.
+        label: Their classes, `(l,)` int64 in `0..num_classes-1`, of two classes or more.
+        num_classes: Number of classes c. A class without a label gets a bias that makes its probability 0.
+        reference: Embeddings `(r,d)` whose mean and deviation standardize all others.
+
+    Raises:
+        DataError: Shapes do not fit, or a label lies outside the classes.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    _check(z_labeled, label, reference, num_classes)
+    center, scale = _center_and_scale(reference)
+    present, target = label.unique(return_inverse=True)  # sync: scikit-learn works on the CPU anyway
+    model = LogisticRegression(max_iter=1000)
+    model.fit(((z_labeled.double() - center) / scale).cpu().numpy(), target.cpu().numpy())
+    axes, offset = torch.from_numpy(model.coef_).to(center), torch.from_numpy(model.intercept_).to(center)
+    if len(present) == 2:  # one row for two classes: how far the second is ahead
+        axes, offset = torch.cat([torch.zeros_like(axes), axes]), torch.cat([torch.zeros_like(offset), offset])
+    weight = center.new_zeros(num_classes, len(center))
+    bias = center.new_full((num_classes,), NEVER)
+    weight[present] = axes / scale
+    bias[present] = offset - weight[present] @ center
+    return weight.float(), bias.float()
+
+
+def _center_and_scale(base: Tensor) -> tuple[Tensor, Tensor]:
+    base = base.double()
+    center, scale = base.mean(dim=0), base.std(dim=0, correction=0)
+    return center, torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _check(z_labeled: Tensor, label: Tensor, z: Tensor, num_classes: int) -> None:

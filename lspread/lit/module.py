@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
-from lspread.errors import ConfigError
+from lspread.errors import ConfigError, DataError
 from lspread.labels import (
     PseudoLabels,
     confident_loss,
@@ -21,12 +21,12 @@ from lspread.labels import (
     mean_entropy_loss,
     mean_teacher_loss,
 )
-from lspread.lit.averaging import teach
+from lspread.lit.averaging import SwapBack, teach
 from lspread.lit.batch import Batch, ImageBatch, to_float
 from lspread.lit.epoch_means import EpochMeans
 from lspread.lit.in_batch import InBatchPath, label_and_trust
 from lspread.lit.moments import ImageMoments
-from lspread.lit.options import check_options, make_projection
+from lspread.lit.options import check_callbacks, check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
 from lspread.lit.views import ON_STRONG, make_views, mixed_pseudo_loss
 from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
@@ -89,6 +89,10 @@ class FewLabelClassifier(LightningModule):
             as a half cosine. With `Trainer(max_time=...)` the second stage falls by the time that is gone.
         warmup_lr: The same for the contrastive stage; None takes `lr`.
         weight_decay: Of AdamW, on all weights with two or more dimensions.
+
+    Attributes:
+        pseudo: Pseudo-labels of all items, from `RefreshPseudoLabels` or whoever sets them; None: not yet.
+        is_head_trained: Whether a run got beyond its warm-up; None: nobody knows.
 
     Raises:
         ConfigError: A weight or size is out of range, or the backbone has no `num_features`.
@@ -198,6 +202,8 @@ class FewLabelClassifier(LightningModule):
         self._in_batch = InBatchPath(bank_size)
         self._means = EpochMeans()
         self._warmup_seconds: float | None = None
+        self._is_judged = {"val": False, "test": False}
+        self.is_head_trained: bool | None = None
         self.pseudo: PseudoLabels | None = None
         self.given_label: Tensor = torch.zeros(0, dtype=torch.int64)
 
@@ -216,6 +222,10 @@ class FewLabelClassifier(LightningModule):
     def is_warming_up(self) -> bool:
         """True during the contrastive stage of training."""
         return self.trainer.training and self.current_epoch < self.warmup_epochs
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring along what keeps interrupted validations from harm."""
+        return [SwapBack()]
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return float images `(m, ch, h, w)`, zero mean and unit deviation per channel, from uint8 or [0, 1]."""
@@ -242,6 +252,10 @@ class FewLabelClassifier(LightningModule):
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
         self._in_batch.start(data.split.pool)
+        self._is_judged = {part: data.evaluator.has_truth(getattr(data.split, part)) for part in ("val", "test")}
+        if stage == "fit":
+            check_callbacks(self.trainer, warmup_epochs=self.warmup_epochs, needs_teacher=self.teacher_weight > 0)
+            self.is_head_trained = bool(self.is_head_trained)
         if self.moments is None:
             self.set_moments(data.mean, data.std)
         if self.pseudo is not None and len(self.pseudo.label) != len(data.given_label):
@@ -249,15 +263,29 @@ class FewLabelClassifier(LightningModule):
         self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the moments of the images with the weights that were trained on them, and the time of the warm-up."""
+        """Keep what the weights were trained on: the moments of the images, what features were fitted to, and time."""
         checkpoint["image_moments"] = self.moments
+        checkpoint["features_fingerprint"] = self.data.features_fingerprint
         checkpoint["warmup_seconds"] = self._warmup_seconds
+        checkpoint["is_head_trained"] = self.is_head_trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the moments of the images and the time of the warm-up."""
+        """Take the moments of the images and the time of the warm-up.
+
+        Raises:
+            DataError: The features of the data were fitted to other rows than those of the checkpoint.
+        """
+        fitted = checkpoint.get("features_fingerprint")
+        if fitted is not None and self._trainer is not None and fitted != self.data.features_fingerprint:
+            raise DataError(
+                f"the features of {self.data.name} are not those that this run was trained on: words and scales come "
+                "from the rows of the training pool, and rows, labels or held-out shares have changed since. Put the "
+                "file and the settings back as they were, give new rows as --data.test_csv, or train again."
+            )
         if checkpoint.get("image_moments") is not None:
             self.set_moments(*checkpoint["image_moments"])
         self._warmup_seconds = checkpoint.get("warmup_seconds")
+        self.is_head_trained = checkpoint.get("is_head_trained")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""
@@ -272,8 +300,9 @@ class FewLabelClassifier(LightningModule):
         return total
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Log the means over the epoch when its last step is done, or the clock ends it."""
-        if self.trainer.is_last_batch or self.trainer.should_stop:
+        """Log the means over the epoch when its last step is done, or the clock or `max_steps` ends it."""
+        trainer = self.trainer
+        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
             self._means.log(self)
 
     def _weight(self, name: str) -> float:
@@ -364,15 +393,35 @@ class FewLabelClassifier(LightningModule):
             )
         return self.pseudo
 
+    def on_test_start(self) -> None:
+        """Refuse to judge a head that was never trained."""
+        if self.is_head_trained is False:
+            raise ConfigError(
+                "this run ended within its warm-up, before its classifier was trained. Go on with it for more epochs: "
+                "lspread fit RUN --trainer.max_epochs N. Its report says how good its embeddings are."
+            )
+
+    def on_validation_start(self) -> None:
+        """Refuse to judge a head that was never trained; during training, its time is to come."""
+        if self.trainer.state.fn != "fit":
+            self.on_test_start()
+
+    def on_predict_start(self) -> None:
+        """Refuse the answers of a head that was never trained."""
+        self.on_test_start()
+
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Count right answers on validation images; the head says nothing before it was trained."""
-        if self.trainer.state.fn == "fit" and self.current_epoch < self.warmup_epochs:
+        is_early = self.trainer.state.fn == "fit" and self.current_epoch < self.warmup_epochs
+        if is_early or not self._is_judged["val"]:
             return
         self.val_accuracy(self(batch["image"]), self.data.evaluator.label(batch["index"]))
         self.log("val_accuracy", self.val_accuracy, prog_bar=True, **_PER_EPOCH)
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Count right answers on test images."""
+        if not self._is_judged["test"]:
+            return
         self.test_accuracy(self(batch["image"]), self.data.evaluator.label(batch["index"]))
         self.log("test_accuracy", self.test_accuracy, **_PER_EPOCH)
 
@@ -394,10 +443,15 @@ class FewLabelClassifier(LightningModule):
         )
 
     def on_train_epoch_start(self) -> None:
-        """Note when the warm-up ended, and forget the losses of an epoch that was interrupted."""
+        """Forget the losses of an epoch that was interrupted."""
         self._means.pop()
-        if self._warmup_seconds is None and self.current_epoch >= self.warmup_epochs:
-            self._warmup_seconds = seconds_gone(self.trainer)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Note when the warm-up ended, and that the head is trained from then on."""
+        if self.current_epoch >= self.warmup_epochs:
+            self.is_head_trained = True
+            if self._warmup_seconds is None:
+                self._warmup_seconds = seconds_gone(self.trainer)
 
 
 _PER_EPOCH: dict[str, Any] = {"on_step": False, "on_epoch": True}

@@ -1,12 +1,15 @@
-"""What the few-label classifier is made of: its options checked, and its contrastive head."""
+"""What the few-label classifier is made of: its options and callbacks checked, and its contrastive head."""
 
+import warnings
 from collections.abc import Mapping
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import nn
 
 from lspread.errors import ConfigError
 
-__all__ = ["check_options", "make_projection"]
+__all__ = ["check_callbacks", "check_options", "make_projection"]
 
 
 def check_options(
@@ -33,6 +36,42 @@ def check_options(
             "backbone must say how wide its embeddings are in an attribute num_features; "
             f"{type(backbone).__name__} does not. Use lspread.nn.create_backbone, or set backbone.num_features = d."
         )
+
+
+def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool) -> None:
+    """Say before a warm-up what would end the run after it.
+
+    Raises:
+        ConfigError: No callback averages weights for a teacher, or one watches what the warm-up does not measure.
+    """
+    if not warmup_epochs:
+        return
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if needs_teacher and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        raise no_teacher()
+    for callback in callbacks:
+        can_wait = isinstance(callback, EarlyStopping) and not callback.strict
+        if getattr(callback, "monitor", None) == "val_accuracy" and not can_wait:
+            raise ConfigError(
+                f"{type(callback).__name__} watches val_accuracy, which is measured after the warm-up of "
+                f"{warmup_epochs} epochs only, as the classifier is not trained before. EarlyStopping waits for it "
+                "with strict=False; others may watch train_loss."
+            )
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= warmup_epochs:
+        warnings.warn(
+            f"this run ends after {trainer.max_epochs} epochs, within its warm-up of {warmup_epochs}: its classifier "
+            "will be a logistic regression on the embeddings. More epochs (--trainer.max_epochs), or fewer of the "
+            "warm-up (--model.warmup_epochs), train it.",
+            stacklevel=2,
+        )
+
+
+def no_teacher() -> ConfigError:
+    """Return the error of a run without averaged weights."""
+    return ConfigError(
+        "teacher_weight > 0 needs a teacher: add a callback that averages weights, such as "
+        "lspread.lit.RampedAveraging, or train with teacher_weight=0."
+    )
 
 
 def make_projection(width: int, num_features: int) -> nn.Module:

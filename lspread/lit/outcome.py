@@ -1,6 +1,7 @@
 """What a finished run has to say about every item, and how good that is."""
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch.nn.functional import normalize
 from lspread.data import FewLabelData
 from lspread.graph import Graph
 from lspread.labels import PseudoLabels
-from lspread.lit.baselines import knn_vote, logistic_regression
+from lspread.lit.baselines import fit_linear, knn_vote, logistic_regression
 from lspread.lit.module import FewLabelClassifier
 from lspread.lit.refresh import RefreshPseudoLabels, Spread
 from lspread.lit.scores import Method, accuracy_row, class_table, cross_validate, reliability_table
 from lspread.nn import embed
 from lspread.typing import UNLABELED
 
-__all__ = ["STATUSES", "Outcome", "draw_map", "final_label", "judge", "run_outcome", "status_of"]
+__all__ = ["STATUSES", "Outcome", "draw_map", "final_label", "fit_head", "judge", "run_outcome", "status_of"]
 
 STATUSES = ("given", "pseudo", "unreached", "held_out")
 """What `predictions.csv` says about an item: its label was given; it was in the pool, and labels reached it through
@@ -101,6 +102,24 @@ def run_outcome(
         graph=None if spread is None else spread.graph,
         facts=None if spread is None else spread.facts,
         seconds=seconds,
+    )
+
+
+@torch.no_grad()
+def fit_head(trainer: Trainer, model: FewLabelClassifier, data: FewLabelData) -> None:
+    """Give the classifier of a run that ended in its warm-up a head: logistic regression on its embeddings."""
+    with trainer.precision_plugin.forward_context():
+        z = embed(model.backbone, data.pool_dataloader(), preprocess=model.normalize)
+    label = data.given_label[data.split.pool].to(z.device)
+    is_given = label != UNLABELED
+    weight, bias = fit_linear(z[is_given], label[is_given], num_classes=data.num_classes, reference=z)
+    model.head.weight.copy_(weight)
+    model.head.bias.copy_(bias)
+    model.is_head_trained = True
+    warnings.warn(
+        "training ended within the warm-up, before the classifier was trained: it is a logistic regression on the "
+        "embeddings of the given labels. Go on with more epochs to train it.",
+        stacklevel=2,
     )
 
 

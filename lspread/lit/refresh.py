@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,6 +26,8 @@ from lspread.graph import (
 from lspread.labels import (
     ClassPrior,
     PseudoLabels,
+    check_alpha,
+    class_prior,
     label_matrix,
     pseudo_labels,
     reinforce_labels,
@@ -36,7 +38,7 @@ from lspread.lit.averaging import averaged_module
 from lspread.lit.module import FewLabelClassifier
 from lspread.nn import embed
 from lspread.solve import ConjugateGradient, Solution, Solver
-from lspread.typing import Metric, Symmetrize
+from lspread.typing import UNLABELED, Metric, Symmetrize
 
 __all__ = ["RefreshPseudoLabels", "Spread", "averaged_backbone"]
 
@@ -122,18 +124,27 @@ class RefreshPseudoLabels(Callback):
             raise ConfigError(f"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got {prior!r}.")
         if not ridge > 0:
             raise ConfigError(f"ridge must be greater than 0; got {ridge}.")
+        if min(k, num_components) < 1:
+            raise ConfigError(f"k and num_components must be at least 1; got k={k}, num_components={num_components}.")
+        check_alpha(alpha)
+        for option, value, known in (("metric", metric, Metric), ("symmetrize", symmetrize, Symmetrize)):
+            if value not in get_args(known):
+                raise ConfigError(f"{option} must be one of {get_args(known)}; got {value!r}.")
         self.k, self.alpha, self.balance = k, alpha, balance
         self.whiten, self.num_components, self.ridge = whiten, num_components, ridge
         self.metric: Metric = metric
         if isinstance(kernel, str) and kernel not in KERNELS:
             raise ConfigError(f"kernel must be one of {tuple(KERNELS)} or a Kernel; got {kernel!r}.")
         self.kernel: Kernel = KERNELS[kernel]() if isinstance(kernel, str) else kernel
+        if isinstance(self.kernel, CosinePower) and metric != "cosine":
+            raise ConfigError(f"the kernel 'cosine' needs metric='cosine'; got {metric!r}.")
         self.symmetrize: Symmetrize = symmetrize
         self.prior: ClassPrior = torch.tensor(prior) if isinstance(prior, list) else prior  # type: ignore[assignment]
         self.reinforce, self.temperature, self.every_n_epochs = reinforce, temperature, every_n_epochs
         self.solver: Solver = ConjugateGradient() if solver is None else solver
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
+        self._refreshed_in: int | None = None  # epoch
 
     def fit_whitening(self, z: Tensor) -> Whitening | None:
         """Return what is done to embeddings `(p, d)` before neighbours are searched; None for nothing."""
@@ -227,6 +238,14 @@ class RefreshPseudoLabels(Callback):
         pl_module.pseudo = sharpen_pseudo_labels(self.last.pseudo, self.temperature)
         return self.last
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse before a warm-up what could not be done after it."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, FewLabelClassifier):
+            raise ConfigError(f"RefreshPseudoLabels works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        class_prior(self.prior, torch.empty(0, dtype=torch.int64), pl_module.num_classes)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
         if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
@@ -235,12 +254,20 @@ class RefreshPseudoLabels(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh when it is due."""
-        if not isinstance(pl_module, FewLabelClassifier):
-            raise ConfigError(f"RefreshPseudoLabels works with FewLabelClassifier; got {type(pl_module).__name__}.")
+        self._refresh_if_due(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Refresh where this epoch has not: one resumed between two epochs begins without a start."""
+        self._refresh_if_due(trainer, pl_module)
+
+    def _refresh_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, FewLabelClassifier)
         epoch = trainer.current_epoch - pl_module.warmup_epochs
-        if epoch < 0 or (epoch % self.every_n_epochs and pl_module.pseudo is not None):
+        is_due = epoch % self.every_n_epochs == 0 and self._refreshed_in != trainer.current_epoch
+        if epoch < 0 or not (is_due or pl_module.pseudo is None):
             return
         found = self.refresh(trainer, pl_module)
+        self._refreshed_in = trainer.current_epoch
         data = pl_module.data
         logged: dict[str, float] = {f"{name}_seconds": value for name, value in found.seconds.items()}
         logged["solver_steps"] = found.facts["num_steps"]
@@ -248,7 +275,8 @@ class RefreshPseudoLabels(Callback):
         logged["num_unreached"] = found.facts["num_unreached"]
         weight = sharpen_pseudo_labels(found.pseudo, self.temperature).weight
         logged["pseudo_weight_mean"] = float(weight[data.split.pool].mean())
-        accuracy = data.evaluator.accuracy(found.pseudo.label, data.split.unlabeled)
+        reached = torch.where(found.pseudo.is_reached, found.pseudo.label, UNLABELED)
+        accuracy = data.evaluator.accuracy(reached, data.split.unlabeled)
         if accuracy is not None:
             logged["pseudo_accuracy"] = accuracy
         for name, value in logged.items():
@@ -259,11 +287,14 @@ class RefreshPseudoLabels(Callback):
         if self.last is None:
             return self._saved or {}
         pseudo = self.last.pseudo
-        return {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
+        found = {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
+        return found | {"refreshed_in": self._refreshed_in}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take saved pseudo-labels; the module gets them when its next epoch starts."""
-        self._saved = dict(state_dict) or None
+        saved = dict(state_dict)
+        self._refreshed_in = saved.pop("refreshed_in", None)
+        self._saved = saved or None
 
 
 def averaged_backbone(trainer: Trainer, pl_module: FewLabelClassifier) -> nn.Module:

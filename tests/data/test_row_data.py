@@ -144,6 +144,35 @@ def test_customers_stay_together(tmp_path: Path) -> None:
         assert data.evaluator.has_truth(torch.tensor([row])) == (row % 12 not in known and row < 60)
 
 
+@pytest.mark.parametrize("group_column", [None, "author"])
+def test_new_rows_change_nothing_for_the_others(group_column: str | None, tmp_path: Path) -> None:
+    rows = [[f"author {i // 3}", f"word{i} thing{i % 7} {'red' if i % 2 else 'blue'}", "ab"[i % 2]] for i in range(60)]
+    path = write(tmp_path / "t.csv", ["author", "text", "label"], rows)
+    new = write(tmp_path / "new.csv", ["author", "text"], [[f"author {i}b", f"word{i} red"] for i in range(20)])
+    options: dict[str, Any] = {"group_column": group_column, "test_fraction": 0.2, "val_fraction": 0.2}
+    alone, beside = ready(path, **options), ready(path, test_csv=new, **options)
+    assert beside.split.pool.equal(alone.split.pool)
+    assert beside.split.val.equal(alone.split.val)
+    assert beside.split.test.tolist() == [*alone.split.test.tolist(), *range(60, 80)]
+    torch.testing.assert_close(beside.images.fetch(torch.arange(60)), alone.images.fetch(torch.arange(60)))
+    assert beside.features_fingerprint == alone.features_fingerprint
+    # Another pool has other words.
+    options["test_fraction"] = 0.3
+    assert ready(path, **options).features_fingerprint != alone.features_fingerprint
+
+
+def test_columns_that_are_no_features_are_named(tmp_path: Path) -> None:
+    rows = [[i, f"{i},5", "?" if i == 4 else i, f"name {i}", "ab"[i % 2]] for i in range(60)]
+    path = write(tmp_path / "t.csv", ["x", "price", "size", "person", "label"], rows)
+    with pytest.warns(UserWarning, match="is no number") as found:
+        assert ready(path).in_channels == 1
+    said = [str(one.message).removeprefix(path) for one in found]
+    assert said[0].startswith(", line 2: '0,5' is no number, so the whole column `price` is left out. Numbers are")
+    assert said[1].startswith(", line 6: '?' is no number, so the whole column `size` is left out.")
+    assert said[2].startswith(": left out person: a feature is numbers, or categories of at most 50 values")
+    assert len(said) == 3
+
+
 def test_groups_that_cannot_be_used(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ["who", "x", "label"], [["p" if i else "", i, "ab"[i % 2]] for i in range(8)])
     with pytest.raises(DataError, match="has no column `patient`; it has who, x, label"):
@@ -153,9 +182,12 @@ def test_groups_that_cannot_be_used(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ["who", "x", "label"], [["p", i, "ab"[i % 2]] for i in range(8)])
     with pytest.raises(DataError, match="at least 2 groups to choose from; there are 1"):
         RowData(path, group_column="who", test_fraction=0.2)
-    new = write(tmp_path / "new.csv", ["who", "x"], [["p", 3]])
+    new = write(tmp_path / "new.csv", ["who", "x", "label"], [["p", 3, "a"]])
     with pytest.raises(DataError, match="group 'p' stands in the training pool and in test"):
         ready(path, group_column="who", test_csv=new)
+    # Without a label there is nothing to judge: the next row of a customer who is known.
+    bare = write(tmp_path / "bare.csv", ["who", "x"], [["p", 3]])
+    assert ready(path, group_column="who", test_csv=bare).split.test.tolist() == [8]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The ramped average against its recursion, and that it is what a short run leaves behind."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel
 
@@ -35,6 +37,39 @@ def test_average_is_the_ramped_recursion(make_trainer: Callable[..., Trainer], d
         share = min(decay, (1 + step) / (10 + step))
         expected = share * expected + (1 - share) * weight
     torch.testing.assert_close(model.head.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("averaging", [RampedAveraging, EMAWeightAveraging])
+def test_an_interrupt_in_a_validation_leaves_both_weights_where_they_belong(
+    averaging: type[Callback], make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Whether it comes before or within the validation, the checkpoint holds the same."""
+
+    class Interrupt(Callback):
+        def __init__(self, hook: str) -> None:
+            setattr(self, hook, self.stop)
+
+        def stop(self, trainer: Trainer, *_: object) -> None:
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    states = []
+    for hook in ("on_validation_start", "on_validation_batch_end"):
+        keep = ModelCheckpoint(tmp_path / hook, filename="last", save_on_exception=True)
+        trainer = make_trainer(
+            averaging(decay=0.9),
+            RefreshPseudoLabels(k=5),
+            Interrupt(hook),
+            keep,
+            max_epochs=3,
+            enable_checkpointing=True,
+        )
+        with pytest.raises(SystemExit):
+            trainer.fit(make_model(lr=0.1), datamodule=make_data(val=torch.arange(40, 60)))
+        states.append(torch.load(tmp_path / hook / "last.ckpt", weights_only=True))
+    before, within = ((state["state_dict"], state["current_model_state"]) for state in states)
+    torch.testing.assert_close(within, before, rtol=0, atol=0)
+    assert not before[0]["head.weight"].equal(before[1]["head.weight"])
 
 
 def test_averaging_does_not_wait_for_the_gpu():

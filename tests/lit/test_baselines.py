@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from lspread.errors import ConfigError, DataError
-from lspread.lit.baselines import knn_vote, logistic_regression
+from lspread.lit.baselines import fit_linear, knn_vote, logistic_regression
 
 
 def points(num_labeled, num_items, width=5, num_classes=4, seed=0):
@@ -73,6 +73,15 @@ def test_logistic_regression_gives_absent_classes_zero_and_one_class_everything(
     assert set(found.label.tolist()) <= {0, 3}
     single = logistic_regression(z_labeled, torch.full((6,), 2), z, num_classes=5)
     assert (single.probability[:, 2] == 1).all()
+
+
+@pytest.mark.parametrize("num_present", [2, 3])
+def test_a_linear_layer_is_the_logistic_regression(num_present):
+    z, label = 3 + 2 * torch.randn(60, 5), torch.arange(60) % num_present + 1
+    labeled = torch.arange(12)
+    weight, bias = fit_linear(z[labeled], label[labeled], num_classes=5, reference=z)
+    expected = logistic_regression(z[labeled], label[labeled], z, num_classes=5, reference=z)
+    torch.testing.assert_close((z @ weight.T + bias).softmax(1), expected.probability, atol=1e-5, rtol=1e-4)
 
 
 def test_a_constant_feature_does_no_harm():

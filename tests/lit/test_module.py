@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lspread.data import StrongAugmentation, WeakAugmentation, mix_images
-from lspread.errors import ConfigError
+from lspread.errors import ConfigError, DataError
 from lspread.graph import SelfTuning
 from lspread.labels import (
     Anchors,
@@ -382,6 +383,12 @@ def test_losses_are_those_of_one_epoch(make_trainer: Callable[..., Trainer]) -> 
     torch.testing.assert_close(trainer.callback_metrics["train_loss"], last.mean())
 
 
+def test_an_epoch_that_max_steps_ends_keeps_its_losses(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(RefreshPseudoLabels(k=5), max_steps=4)  # 3 steps an epoch
+    trainer.fit(make_model(lr=1e-9), datamodule=make_data())
+    assert trainer.callback_metrics["train_loss"] > 0
+
+
 def test_training_learns_the_bars(make_trainer: Callable[..., Trainer]) -> None:
     torch.manual_seed(0)
     data, model = make_data(), make_model(lr=1e-2)
@@ -496,6 +503,70 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_pseudo_labels_need_the_callback(make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ConfigError, match=r"add the callback lspread\.lit\.RefreshPseudoLabels"):
         make_trainer().fit(make_model(), datamodule=make_data())
+
+
+def test_a_teacher_is_missed_before_the_warm_up(make_trainer: Callable[..., Trainer]) -> None:
+    model = make_model(warmup_epochs=1, pseudo_weight=0.0, teacher_weight=1.0)
+    with pytest.raises(ConfigError, match="teacher_weight > 0 needs a teacher"):
+        make_trainer().fit(model, datamodule=make_data())
+    assert model.global_step == 0
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
+def test_nothing_can_watch_in_a_warm_up_what_is_measured_after_it(
+    kind: type[Callback], make_trainer: Callable[..., Trainer]
+) -> None:
+    watch = kind(monitor="val_accuracy", mode="max")
+    options: dict[str, Any] = {"enable_checkpointing": True, "max_epochs": 3}
+    with pytest.raises(ConfigError, match=r"watches val_accuracy, which is measured after the warm-up of 1 epochs"):
+        make_trainer(watch, **options).fit(make_model(warmup_epochs=1), datamodule=make_data(val_fraction=0.2))
+
+
+def test_early_stopping_can_wait_for_the_end_of_the_warm_up(make_trainer: Callable[..., Trainer]) -> None:
+    watch = EarlyStopping(monitor="val_accuracy", mode="max", patience=2, min_delta=2.0, strict=False)
+    trainer = make_trainer(watch, RefreshPseudoLabels(k=5), max_epochs=9)
+    trainer.fit(make_model(warmup_epochs=2), datamodule=make_data(val_fraction=0.2))
+    assert trainer.current_epoch == 5  # two of the warm-up, the best, two that are no better
+
+
+def test_accuracy_is_not_logged_where_no_truth_is_known(make_trainer: Callable[..., Trainer]) -> None:
+    label = torch.arange(60) % 3
+    label[40:] = UNLABELED
+    data = make_data(label=label, val=torch.arange(40, 50), test=torch.arange(50, 60))
+    trainer = make_trainer(RefreshPseudoLabels(k=5), max_epochs=1)
+    model = make_model()
+    trainer.fit(model, datamodule=data)
+    assert "val_accuracy" not in trainer.callback_metrics
+    assert trainer.test(model, datamodule=data, verbose=False) == [{}]
+
+
+def test_a_head_that_was_never_trained_is_not_judged(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    data = make_data(test=torch.arange(50, 60))
+    trainer = make_trainer(max_epochs=1)
+    with pytest.warns(UserWarning, match="ends after 1 epochs, within its warm-up of 1"):
+        trainer.fit(make_model(warmup_epochs=1), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    for judge in (make_trainer().test, make_trainer().predict):
+        with pytest.raises(ConfigError, match="ended within its warm-up, before its classifier was trained"):
+            judge(make_model(warmup_epochs=1), datamodule=data, ckpt_path=str(tmp_path / "model.ckpt"))
+    # Further epochs train it.
+    trainer = make_trainer(RefreshPseudoLabels(k=5), max_epochs=2)
+    model = make_model(warmup_epochs=1)
+    trainer.fit(model, datamodule=data, ckpt_path=str(tmp_path / "model.ckpt"))
+    assert trainer.test(model, datamodule=data, verbose=False)[0]["test_accuracy"] >= 0
+
+
+def test_features_that_were_fitted_to_other_rows_are_refused(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    data, trainer = make_data(), make_trainer(max_epochs=1)
+    data.features_fingerprint = "a"
+    trainer.fit(make_model(pseudo_weight=0.0), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    other = make_data()
+    other.features_fingerprint = "b"
+    with pytest.raises(DataError, match="the features of tensors are not those that this run was trained on"):
+        make_trainer().predict(make_model(), datamodule=other, ckpt_path=str(tmp_path / "model.ckpt"))
 
 
 def test_data_of_another_kind_is_refused(make_trainer: Callable[..., Trainer]) -> None:

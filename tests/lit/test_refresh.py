@@ -1,12 +1,13 @@
 """The epoch path: what the callback hands to the module is what the functions give, step by step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from lspread.errors import ConfigError
 from lspread.graph import build_graph, find_neighbors, normalize_graph, whiten
@@ -141,6 +142,69 @@ def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[
     assert (refresh.last.pseudo.label != 2).all()
 
 
+def test_a_prior_that_does_not_fit_is_refused_before_the_warm_up(make_trainer: Callable[..., Trainer]) -> None:
+    steps: list[int] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            steps.append(trainer.global_step)
+
+    with pytest.raises(ConfigError, match=r"one frequency per class, shape \(3,\); got \(2,\)"):
+        make_trainer(RefreshPseudoLabels(prior=[0.5, 0.5]), Watch()).fit(
+            make_model(warmup_epochs=1), datamodule=make_data()
+        )
+    assert steps == []
+
+
+def test_items_that_no_label_reached_count_as_wrong(make_trainer: Callable[..., Trainer]) -> None:
+    """Class 0 lies apart from the two labeled classes."""
+    data = make_data(num_labels_per_class=None, labeled_indices=[1, 2, 4, 5])
+    data.setup()
+    place = 100.0 * torch.eye(3)[torch.arange(60) % 3] + torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+
+    class Placed(RefreshPseudoLabels):
+        def refresh(self, trainer: Trainer, pl_module: Any) -> Any:
+            self.last = self.spread(place, data)
+            pl_module.pseudo = self.last.pseudo
+            return self.last
+
+    trainer = make_trainer(Placed(k=5, whiten=False), max_epochs=1)
+    trainer.fit(make_model(), datamodule=data)
+    assert trainer.callback_metrics["num_unreached"] == 20
+    assert trainer.callback_metrics["pseudo_accuracy"] == pytest.approx(36 / 56)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interrupt_after_the_last_batch_of_an_epoch_loses_no_refresh(
+    epoch: int, make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Lightning resumes there within the next epoch, without its start."""
+    epochs: list[int] = []
+
+    class Counted(RefreshPseudoLabels):
+        def refresh(self, trainer: Trainer, pl_module: Any) -> Any:
+            epochs.append(trainer.current_epoch)
+            return super().refresh(trainer, pl_module)
+
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            if trainer.current_epoch == epoch and trainer.is_last_batch:
+                raise KeyboardInterrupt
+
+    def keep() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path, filename="last", save_on_exception=True, enable_version_counter=False)
+
+    options: dict[str, Any] = {"max_epochs": 5, "enable_checkpointing": True}
+    with pytest.raises(SystemExit):
+        make_trainer(Counted(k=5), Interrupt(), keep(), **options).fit(
+            make_model(warmup_epochs=1), datamodule=make_data()
+        )
+    make_trainer(Counted(k=5), keep(), **options).fit(
+        make_model(warmup_epochs=1), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt")
+    )
+    assert epochs == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -149,6 +213,11 @@ def test_a_class_without_labels_and_too_few_images_for_k(make_trainer: Callable[
         ({"temperature": 0.0}, r"temperature must be greater than 0; got 0"),
         ({"reinforce": -1}, r"reinforce must be 0 or more, and above 0 only with balance; got -1"),
         ({"reinforce": 1, "balance": False}, r"reinforce must be 0 or more, and above 0 only with balance; got 1"),
+        ({"k": 0}, r"k and num_components must be at least 1; got k=0, num_components=128"),
+        ({"alpha": 1.0}, r"alpha must lie in \[0, 1\)"),
+        ({"metric": "cosin"}, r"metric must be one of \('euclidean', 'cosine'\); got 'cosin'"),
+        ({"symmetrize": "meen"}, r"symmetrize must be one of \('mean', 'max', 'mutual'\); got 'meen'"),
+        ({"kernel": "cosine", "metric": "euclidean"}, r"the kernel 'cosine' needs metric='cosine'; got 'euclidean'"),
         ({"prior": "equal"}, r"prior must be 'none', 'uniform', 'labeled' or a list of frequencies; got 'equal'"),
     ],
 )

@@ -46,10 +46,12 @@ def make_data():
     return TensorData(image, label, NAMES, test=test, labeled_indices=labeled, batch_size=16, labeled_batch_size=4)
 
 
-def fit(run_dir, *callbacks, folder=None, **options):
+def fit(run_dir, *callbacks, folder=None, warmup_epochs=0, **options):
     torch.manual_seed(0)
     data = make_data()
-    model = FewLabelClassifier(Pixels(), 2, weak=nn.Identity(), strong=nn.Identity(), lr=0.1)
+    model = FewLabelClassifier(
+        Pixels(), 2, weak=nn.Identity(), strong=nn.Identity(), lr=0.1, warmup_epochs=warmup_epochs
+    )
     trainer = Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -232,6 +234,23 @@ def test_the_end_of_a_run_is_computed_where_the_run_was(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "run_outcome", lambda *args: moved.append("outcome") or run_outcome(*args))
     fit(tmp_path / "run", RefreshPseudoLabels(k=4))
     assert moved[-4:] == ["cpu", (torch.device("cpu"),), "outcome", "cpu"]
+
+
+def test_a_run_that_ends_in_its_warm_up_leaves_a_classifier(tmp_path):
+    """Its head was never trained, so it is a logistic regression on the embeddings."""
+    with pytest.warns(UserWarning, match="training ended within the warm-up, before the classifier was trained"):
+        fit(tmp_path, RefreshPseudoLabels(k=3, whiten=False), warmup_epochs=3)
+    scores = {(row.key, row.on): row.accuracy for row in read_results(tmp_path).scores}
+    assert scores["classifier", "unlabeled"] == scores["logistic_regression", "unlabeled"] > 0.6
+    assert scores["classifier", "test"] == scores["logistic_regression", "test"]
+    # What predicts new images is the same.
+    data = make_data()
+    data.setup()
+    logits = load_classifier(tmp_path, backbone=Pixels())(data.images.fetch(torch.arange(40)))
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, c in zip(rows, logits.argmax(1).tolist(), strict=True):
+        assert row["status"] == "given" or row["label"] == NAMES[c]
 
 
 def test_fast_dev_run_writes_nothing(tmp_path):
