@@ -113,7 +113,7 @@ class ProbCover:
         for _ in range(num_queries):
             top = torch.where(is_open, count, -1).argmax()
             chosen.append(top)
-            scores.append(count[top])
+            scores.append(count[top].clone())  # what is covered now is taken off below
             new = (torch.cdist(z[top : top + 1], z)[0] <= radius) & ~is_covered
             is_covered |= new
             is_open = is_open.index_fill(0, top, False)

@@ -47,8 +47,8 @@ SINGLE_NODES = 2048
 """From so many items on, neighbours are searched in float32; the solve is in float64 always."""
 ROWS = 1024
 """New items that `predict` compares with all others together ..."""
-MOST_DISTANCES = 1 << 26
-"""... unless that makes more numbers: 256 MiB in float32."""
+MOST_DISTANCES = 1 << 25
+"""... unless that makes more numbers: 256 MiB in float64."""
 LEAST_TRUST = 1e-3
 
 

@@ -137,7 +137,7 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = Non
     columns = pad(centered, (0, 0, 0, num_columns - size)) if num_columns > size else centered
     square = columns.square().sum(-1)
     # What a score may be off by, per unit of |x| |y|max + |y|max^2.
-    rounding = (width + 8) * _product_eps(z.dtype)
+    rounding = (width + 8) * _product_eps(z)
     largest = square.amax(1).sqrt().view(-1, 1)
     if is_zero is not None:
         # The origin is at squared distance 1 from the sphere, vectors at right angles at 2.
@@ -180,10 +180,19 @@ def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = Non
     return torch.cat(index, 1), torch.cat(squared, 1), torch.cat(proof, 1)
 
 
-def _product_eps(dtype: torch.dtype) -> float:
+def _product_eps(z: Tensor) -> float:
     """Return the relative rounding of a factor in matrix products: users may allow bfloat16 or TF32 for float32."""
-    is_reduced = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return 2.0**-7 if is_reduced else torch.finfo(dtype).eps
+    eps = torch.finfo(z.dtype).eps
+    if z.dtype != torch.float32:
+        return eps
+    if torch.compiler.is_compiling():  # it cannot read the switches
+        return 2.0**-7
+    backend = torch.backends.cuda if z.device.type == "cuda" else torch.backends.mkldnn
+    # From torch 2.9 on; the older getter, all that there was before, is an error once one of these has been set.
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:
+        precision = torch.get_float32_matmul_precision()
+    return eps if precision in ("none", "ieee", "highest") else 2.0**-7
 
 
 def _measure(z: Tensor, rows: Tensor, candidate: Tensor) -> Tensor:

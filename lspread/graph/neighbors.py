@@ -104,7 +104,7 @@ def find_neighbors(
 
     Returns:
         `Neighbors` on the device of `z`, without gradient: indices are choices. For `(b, n, d)` input the nodes of
-        graph g are g*n to (g+1)*n - 1.
+        graph g are g*n to (g+1)*n - 1. Computed outside autocast.
 
     Raises:
         GraphError: `z` has the wrong shape or dtype or is not finite (checked where it lies on the CPU), `k` does not
@@ -141,12 +141,13 @@ def find_neighbors(
         raise GraphError(f"effort must be positive, 1.0 for the default of the backend; got {effort}.")
     if backend == "auto":
         backend = _choose(sizes)
-    if backend == "exact":
-        index, distance = search_exact(z, k, metric=metric, sizes=sizes)
-    else:
-        index, distance = search_approximate(
-            z, k, metric=metric, sizes=sizes, backend=backend, effort=effort, seed=seed
-        )
+    with torch.autocast(z.device.type, enabled=False):
+        if backend == "exact":
+            index, distance = search_exact(z, k, metric=metric, sizes=sizes)
+        else:
+            index, distance = search_approximate(
+                z, k, metric=metric, sizes=sizes, backend=backend, effort=effort, seed=seed
+            )
     return Neighbors(index=index, distance=distance, ptr=ptr, metric=metric)
 
 

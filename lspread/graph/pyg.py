@@ -18,7 +18,7 @@ class KnnGraph(BaseTransform):
     """PyG transform that gives `data` the symmetric weighted k-nearest-neighbour graph of its points.
 
     Needs no compiled extension. Reads `data.pos` (else `data.x`) and, for a `Batch`, `data.batch`; sets `edge_index`
-    and `edge_weight`.
+    and `edge_weight`, and drops `edge_attr`.
 
     Args:
         k: Neighbours per node.
@@ -44,7 +44,7 @@ class KnnGraph(BaseTransform):
             raise GraphError("KnnGraph needs data.pos or data.x; got neither. Set data.x to the embeddings (n, d).")
         neighbors = find_neighbors(points, self.k, metric=self.metric, batch=data.batch)
         graph = build_graph(points, neighbors, kernel=self.kernel, symmetrize=self.symmetrize).to_pyg()
-        data.edge_index, data.edge_weight = graph.edge_index, graph.edge_weight
+        data.edge_index, data.edge_weight, data.edge_attr = graph.edge_index, graph.edge_weight, None
         return cast(Data, data)
 
     def __repr__(self) -> str:

@@ -317,7 +317,7 @@ def _start_reach(pair: _Pair, product: _Product, reach: Tensor, k: int) -> None:
 def _wild_pairs(items: RoundedItems, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return row, column and distance of the items within reach that were not rounded."""
     wild = torch.arange(items.num_rounded, items.num_found)
-    center = items.z.mean(0)
+    center = items.z.mean(0).double()
     other = items.z[wild] - center
     pairs = []
     for rows in torch.arange(items.num_rounded).split(TILE):

@@ -109,7 +109,7 @@ def round_items(z: Tensor, excluded: Tensor | None) -> RoundedItems | None:
         whole = (rest / step[tile]).round_()
         q[tile, : len(part)] = whole
         square[tile, : len(part)] = whole.double().square_().sum(1)
-        along[tile, : len(part)] = whole @ center.T
+        along[tile, : len(part)] = whole.double() @ center.T.double()
         lost = rest.addcmul_(whole, -step[tile]).double().norm(dim=1)
         radius[tile, : len(part)] = lost * (1 + 1e-5) + unsafe * part.norm(dim=1)
     largest_along = square.amax(1).sqrt() * center.norm(dim=1).max() * 1.001
@@ -144,7 +144,9 @@ def _rotate(x: Tensor) -> Tensor:
     shuffled = torch.randperm(x.shape[1], generator=generator)
     rotation = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
     padded = torch.nn.functional.pad(x[:, shuffled], (0, -x.shape[1] % width))
-    return (padded.view(-1, width) @ rotation.to(x.dtype)).view(len(x), -1)
+    # The bounds know nothing of the bfloat16 that users may allow in products of float32.
+    parts = [(part.double() @ rotation).to(x.dtype) for part in padded.view(-1, width).split(TILE)]
+    return torch.cat(parts).view(len(x), -1)
 
 
 def _order_by_cluster(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Label spreading and label propagation as layers."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
@@ -30,7 +31,7 @@ KernelName: TypeAlias = Literal["self_tuning", "gaussian", "cosine", "uniform"]
 SPREADING = AutoSolver()
 PROPAGATION = AutoSolver(iterative=ConjugateGradient(preconditioner="jacobi", max_steps=5000))
 LEAST_DISTANCE = 2.0**-20
-"""How close to 1 a learned alpha may come."""
+"""How close to 0 and 1 a learned alpha may come."""
 
 
 class GraphLayer(nn.Module):
@@ -184,7 +185,7 @@ class LabelSpreading(GraphLayer):
     Args:
         num_classes: Number of classes c.
         alpha: How much a node listens to its neighbours, in [0, 1); strictly above 0 when learned.
-        learn_alpha: Make alpha a parameter (through its logit, so it stays in (0, 1)).
+        learn_alpha: Make alpha a parameter (through its logit; it stays 2^-20 away from 0 and 1).
         k: Neighbours per node.
         kernel: "self_tuning", "gaussian", "cosine", "uniform" or a `Kernel` object.
         bandwidth: Width of the named kernels "self_tuning" and "gaussian".
@@ -238,7 +239,9 @@ class LabelSpreading(GraphLayer):
             raise ConfigError("alpha must start above 0 to be learned; got 0. Try alpha=0.9.")
         self._fixed_alpha = None if learn_alpha else float(alpha)
         if learn_alpha:
-            self.logit_alpha = nn.Parameter(torch.logit(torch.full((), float(alpha))))
+            # At the limits there would be no gradient.
+            start = min(max(float(alpha), 2 * LEAST_DISTANCE), 1 - 2 * LEAST_DISTANCE)
+            self.logit_alpha = nn.Parameter(torch.full((), math.log(start / (1 - start))))
 
     @property
     def alpha(self) -> float | Tensor:
@@ -246,8 +249,9 @@ class LabelSpreading(GraphLayer):
         # A number while fixed, as the bandwidth is.
         if self._fixed_alpha is not None:
             return self._fixed_alpha
-        # Far out, the sigmoid rounds to 1, where the solution is not defined.
-        return self.logit_alpha.sigmoid().clamp(max=1 - LEAST_DISTANCE)
+        # Far out, the sigmoid rounds to 1, where the solution is not defined; in half precision it does so soon.
+        logit = self.logit_alpha if self.logit_alpha.dtype == torch.float64 else self.logit_alpha.float()
+        return logit.sigmoid().clamp(LEAST_DISTANCE, 1 - LEAST_DISTANCE)
 
     def extra_repr(self) -> str:
         """Return what `print(layer)` shows."""
@@ -314,7 +318,7 @@ class LabelPropagation(GraphLayer):
     def solve(self, graph: Graph, label: Tensor) -> Solution:
         """Return the certified solution; with soft targets, rows that are not zero are held."""
         targets = label_matrix(label, self.num_classes).to(graph.edge_weight.dtype)
-        is_given = targets.detach().sum(1) > 0
+        is_given = (targets.detach() != 0).any(1)
         return propagate_labels(
             graph, targets, is_given, ridge=self.ridge, solver=self.solver or PROPAGATION, on_failure=self.on_failure
         )

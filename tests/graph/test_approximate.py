@@ -117,6 +117,15 @@ def test_stacked_graphs(backend):
     assert recall_at_k(found, z).value > 0.95
 
 
+def test_autocast_is_left(backend):
+    z = surface(1500)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = find_neighbors(z, 15, backend=backend)
+    wanted = find_neighbors(z, 15, backend=backend)
+    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.distance, wanted.distance)
+
+
 def test_seed(backend):
     z = surface(2000, width=40)
     one, same, other = (find_neighbors(z, 8, backend=backend, effort=0.1, seed=seed) for seed in (3, 3, 4))

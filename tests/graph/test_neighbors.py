@@ -158,6 +158,63 @@ def test_half_precision_is_searched_in_float32(dtype):
     check_exact(neighbors, z, 5)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_autocast_is_left(metric):
+    z = torch.randn(300, 6, generator=seeded(13))
+    wanted = find_neighbors(z, 5, metric=metric)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = find_neighbors(z, 5, metric=metric)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16, "autocast ended for the caller"
+    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.distance, wanted.distance)
+
+
+PRECISE, ROUGH = torch.finfo(torch.float32).eps, 2.0**-7
+SWITCHES = {
+    "all": torch.backends,
+    "cuda": torch.backends.cuda.matmul,
+    "mkldnn": getattr(torch.backends.mkldnn, "matmul", None),
+}
+"""Which products of float32 may be rough, from torch 2.9 on."""
+
+
+@pytest.fixture
+def precision_is_put_back():
+    older = torch.get_float32_matmul_precision()
+    newer = {name: switch.fp32_precision for name, switch in SWITCHES.items() if hasattr(switch, "fp32_precision")}
+    yield
+    torch.set_float32_matmul_precision(older)
+    for name, precision in newer.items():
+        SWITCHES[name].fp32_precision = precision
+
+
+@pytest.mark.usefixtures("precision_is_put_back")
+@pytest.mark.parametrize(
+    ("switch", "precision", "eps"),
+    [
+        ("older", "highest", PRECISE),
+        ("older", "high", ROUGH),
+        ("older", "medium", ROUGH),
+        ("all", "ieee", PRECISE),
+        ("all", "tf32", ROUGH),
+        ("mkldnn", "ieee", PRECISE),
+        ("mkldnn", "bf16", ROUGH),
+        ("cuda", "tf32", PRECISE),  # says nothing about a CPU
+    ],
+)
+def test_products_may_be_rough(switch, precision, eps):
+    if switch == "older":
+        torch.set_float32_matmul_precision(precision)
+    elif hasattr(SWITCHES[switch], "fp32_precision"):
+        SWITCHES[switch].fp32_precision = precision
+    else:
+        pytest.skip(f"torch {torch.__version__} has the older switch only")
+    z = torch.randn(60, 4, generator=seeded(14))
+    check_exact(find_neighbors(z, 5), z, 5)
+    assert exact._product_eps(z) == eps
+    assert exact._product_eps(z.double()) == torch.finfo(torch.float64).eps
+
+
 def test_no_gradient_and_input_untouched():
     z = torch.randn(20, 3, generator=seeded(10), requires_grad=True)
     before = z.detach().clone()
