@@ -112,7 +112,7 @@ def test_prob_cover_is_the_paper_by_loops():
         int(0.05 * 60)
     ]
     covered = {j for j in range(60) if distance[7, j] <= radius}
-    chosen = []
+    chosen, newly_covered = [], []
     for _ in range(3):
         count = {
             i: sum(1 for j in range(60) if distance[i, j] <= radius and j not in covered)
@@ -120,8 +120,14 @@ def test_prob_cover_is_the_paper_by_loops():
             if i != 7 and i not in chosen
         }
         chosen.append(max(count, key=lambda i: (count[i], -i)))
+        newly_covered.append(count[chosen[-1]])
         covered |= {j for j in range(60) if distance[chosen[-1], j] <= radius}
-    assert ProbCover(purity=0.95)(pool, 3).index.tolist() == chosen
+    found = ProbCover(purity=0.95)(pool, 3)
+    assert found.index.tolist() == chosen
+    assert found.score.tolist() == newly_covered
+    assert min(newly_covered) > 0
+    for count, reason in zip(newly_covered, found.reason, strict=True):
+        assert reason.startswith(f"{count} items within the radius")
     with pytest.raises(ConfigError, match=r"purity must be in \(0, 1\); got 1"):
         ProbCover(purity=1.0)(pool, 3)
 

@@ -158,6 +158,47 @@ def test_half_precision_is_searched_in_float32(dtype):
     check_exact(neighbors, z, 5)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_autocast_is_left(metric):
+    z = torch.randn(300, 6, generator=seeded(13))
+    wanted = find_neighbors(z, 5, metric=metric)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = find_neighbors(z, 5, metric=metric)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16, "autocast ended for the caller"
+    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.distance, wanted.distance)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has the older switch only")
+@pytest.mark.parametrize(
+    ("backend", "precision", "eps"),
+    [
+        (torch.backends.cuda.matmul, "tf32", torch.finfo(torch.float32).eps),  # says nothing about a CPU
+        (getattr(torch.backends.mkldnn, "matmul", None), "bf16", 2.0**-7),
+        (torch.backends, "tf32", 2.0**-7),
+        (torch.backends, "ieee", torch.finfo(torch.float32).eps),
+    ],
+)
+def test_products_of_less_precision_by_the_newer_switch(monkeypatch, backend, precision, eps):
+    z = torch.randn(60, 4, generator=seeded(14))
+    monkeypatch.setattr(backend, "fp32_precision", precision)
+    check_exact(find_neighbors(z, 5), z, 5)
+    assert exact._product_eps(z) == eps
+    assert exact._product_eps(z.double()) == torch.finfo(torch.float64).eps
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_of_less_precision_by_the_older_switch(precision):
+    z = torch.randn(60, 4, generator=seeded(14))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        check_exact(find_neighbors(z, 5), z, 5)
+        assert exact._product_eps(z) == (torch.finfo(torch.float32).eps if precision == "highest" else 2.0**-7)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_no_gradient_and_input_untouched():
     z = torch.randn(20, 3, generator=seeded(10), requires_grad=True)
     before = z.detach().clone()

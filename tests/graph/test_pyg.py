@@ -31,6 +31,19 @@ def test_positions_come_before_features_and_input_stays():
     assert data.edge_index is None, "the transform changed its input"
 
 
+def test_no_feature_of_the_old_edges_stays():
+    parts = [
+        Data(x=torch.randn(n, 3, generator=seeded(n)), edge_index=torch.zeros(2, 4).long(), edge_attr=torch.ones(4, 5))
+        for n in (6, 9)
+    ]
+    for given in (parts[0], Batch.from_data_list(parts)):
+        data = KnnGraph(k=2)(given)
+        assert data.edge_attr is None
+        assert "edge_attr" not in data
+        assert data.edge_index.shape[1] == len(data.edge_weight) > 4
+    assert parts[0].edge_attr.shape == (4, 5), "the transform changed its input"
+
+
 def test_options_and_repr():
     transform = KnnGraph(k=3, metric="cosine", kernel=CosinePower(gamma=2.0), symmetrize="mutual")
     x = torch.randn(15, 4, generator=seeded(4))

@@ -147,10 +147,31 @@ def test_zero_vectors_under_cosine(monkeypatch):
     assert (neighbors.index[1] % 5 == 0).all(), "zero vectors are the nearest of the one that looks away"
 
 
-def test_the_bound_of_every_pair_holds():
+@pytest.mark.parametrize("name", ["gaussians", "clusters"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_autocast_is_left(name, metric):
+    with torch.autocast("cpu", torch.bfloat16):
+        neighbors = find_neighbors(DATA[name], 7, metric=metric, backend="exact")
+    assert torch.equal(neighbors.index, find_neighbors(DATA[name], 7, metric=metric, backend="exact").index)
+
+
+def test_products_of_float32_may_be_rough():
+    """Autocast stands for the bfloat16 or TF32 that users may allow in them on CPUs that have it."""
+    z = heavy_tailed(1700)
+    with torch.autocast("cpu", torch.bfloat16):
+        index, squared, is_found = quantized.search_quantized(z, 7)
+    assert is_found.sum() >= len(z) - rounding.WILD_PER_TILE * 4
+    wanted = every_distance(z).topk(7, largest=False).values
+    torch.testing.assert_close(every_distance(z).gather(1, index)[is_found], wanted[is_found], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(squared[is_found].sqrt().double(), wanted[is_found], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_rough", [False, True])
+def test_the_bound_of_every_pair_holds(is_rough):
     """|x' - y'|^2 from the integers is what the rounded vectors say, and radii cover what rounding lost."""
     z = clusters(1500)
-    items = rounding.round_items(z, None)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_rough):
+        items = rounding.round_items(z, None)
     rounded = items.center[:, None] + torch.tensor(items.step)[:, None, None] * items.q.float()
     rounded = rounded.flatten(0, 1)[: items.num_rounded].double()
     turned = rounding._rotate(z - z.mean(0))[items.number[: items.num_rounded]].double()

@@ -75,6 +75,26 @@ def test_neighbors_it_finds_are_those_of_the_search():
     assert torch.equal(index, wanted)
 
 
+@pytest.mark.parametrize("radius", [1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_tight_clusters_far_apart(radius, offset):
+    """Where float32 products lose more digits than the spare candidates make good."""
+    generator = seeded(3)
+    center = 10 * torch.randn(8, 16, generator=generator) + offset
+    bank, x = (
+        (center[torch.arange(n) % 8] + radius * torch.randn(n, 16, generator=generator)).float() for n in (1600, 80)
+    )
+    scores = torch.rand(1600, 3, generator=generator)
+    head, wide = InductiveHead(bank, scores, k=5), InductiveHead(bank.double(), scores.double(), k=5)
+    distance = torch.cdist(x.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    wanted = distance.topk(5, largest=False).values
+    torch.testing.assert_close(distance.gather(1, head._nearest(x)[1]), wanted, rtol=1e-5, atol=0)
+    probability, farthest = head.vote(x)
+    torch.testing.assert_close(farthest.double(), wanted[:, -1], rtol=1e-5, atol=0)
+    if offset == 0 and radius > 1e-4:  # else many are equally far in float32
+        torch.testing.assert_close(probability.double(), wide(x.double()), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_how_far_away_the_voters_are(metric):
     bank, scores, x = problem()

@@ -58,6 +58,17 @@ def test_batch_vector():
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
 
 
+def test_propagation_holds_every_row_that_is_not_zero():
+    z, _ = sample(24)
+    soft = torch.zeros(24, 3, dtype=torch.float64)
+    soft[:4] = torch.tensor([[1.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, -0.5, 0.0], [-1.0, 0.25, 0.5]])
+    found = LabelPropagation(3, k=K)(z, soft)
+    torch.testing.assert_close(found[:4], soft[:4])
+    graph = build_graph(z, find_neighbors(z, K))
+    wanted = propagate_labels(graph, soft, torch.arange(24) < 4).value
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
 def test_graph_input():
     z, label = sample(24)
     graph = build_graph(z, find_neighbors(z, K))
@@ -330,6 +341,24 @@ def test_learned_alpha_stays_below_one() -> None:
     with torch.no_grad():
         layer.logit_alpha.fill_(100.0)
     assert 0.999 < layer.alpha.item() < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1e-9, 0.9, 0.999, 1 - 1e-9])
+def test_learned_alpha_in_every_precision(dtype, alpha):
+    layer = LabelSpreading(2, k=2, alpha=alpha, learn_alpha=True).to(dtype)
+    # A logit of eight bits is off by 2^-8 of itself.
+    assert layer.alpha.item() == pytest.approx(alpha, abs=1e-3)
+    assert 0 < layer.alpha.item() < 1
+    assert layer.alpha.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    z = torch.randn(6, 2, generator=seeded(4))
+    scores = layer(z, torch.tensor([0, 1, -1, -1, -1, -1]))
+    wanted = LabelSpreading(2, k=2, alpha=layer.alpha.item())(z, torch.tensor([0, 1, -1, -1, -1, -1]))
+    torch.testing.assert_close(scores, wanted)
+    scores.square().sum().backward()
+    assert layer.logit_alpha.grad.dtype == dtype
+    assert torch.isfinite(layer.logit_alpha.grad)
+    assert layer.logit_alpha.grad != 0, "nothing to learn from"
 
 
 @pytest.mark.slow
