@@ -58,8 +58,8 @@ def sinkhorn_prior(
 
     Raises:
         GraphError: Shapes do not fit.
-        ConfigError: `tol`, `max_steps` or `check_every` cannot be used, or `prior` or `weight` (looked at where they are
-            on the CPU) hold negative numbers, infinity or NaN.
+        ConfigError: `tol`, `max_steps` or `check_every` cannot be used; `prior` or `weight`, looked at where they are
+            on the CPU, hold negative numbers, infinity or NaN.
         SolveError: The prior was missed and `on_failure="raise"`.
 
     References:
