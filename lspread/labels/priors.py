@@ -51,7 +51,7 @@ def class_prior(prior: ClassPrior, label: Tensor, num_classes: int) -> Tensor | 
             raise ConfigError(
                 f"a prior must hold one frequency per class, shape ({num_classes},); got {tuple(prior.shape)}."
             )
-        if is_readable(prior) and not (bool((prior >= 0).all()) and 0 < float(prior.sum()) < math.inf):
+        if is_readable(prior) and not bool((prior >= 0).all() & (prior.sum() > 0) & (prior.sum() < math.inf)):
             raise ConfigError(f"a prior must be finite and not negative, its sum positive; got {prior.tolist()}.")
         prior = prior.to(label.device, torch.get_default_dtype() if not prior.is_floating_point() else prior.dtype)
         return prior / prior.sum()
