@@ -1,4 +1,4 @@
-"""The base of the package's own autograd functions, and whether a derivative is being taken."""
+"""The base of the package's own autograd functions, and what may be asked of a tensor."""
 
 import inspect
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Function", "needs_derivative"]
+__all__ = ["Function", "is_readable", "needs_derivative"]
 
 
 class Function(torch.autograd.Function):
@@ -20,6 +20,16 @@ class Function(torch.autograd.Function):
         super().__init_subclass__()
         if "forward" in vars(cls):
             cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the numbers of `x` can be looked at for nothing: on the CPU, neither compiled nor inside torch.func.
+
+    Looking costs a synchronization elsewhere, breaks a compiled graph, and is refused under `vmap`.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def needs_derivative(x: Tensor) -> bool:

@@ -8,9 +8,8 @@ from lspread.lit.precision import choose_precision
 
 __all__ = ["RunTrainer"]
 
-_Precision = Literal[
-    "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine"
-]
+# Images come as float32 and graphs are solved in it: weights of another dtype would not fit them.
+_Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 class RunTrainer(Trainer):
@@ -18,7 +17,7 @@ class RunTrainer(Trainer):
 
     Args:
         precision: "auto" takes bfloat16 where this machine is natively fast at it, else float32 (see
-            `lspread.lit.precision`); everything else is Lightning's.
+            `lspread.lit.precision`); the others are Lightning's. Weights are float32 in all of them.
         accelerator: As in Lightning's Trainer.
         devices: As in Lightning's Trainer; one device by default.
         num_sanity_val_steps: As in Lightning's Trainer; none by default, since nothing is known before training.

@@ -17,6 +17,7 @@ Window: TypeAlias = Literal["full", "image"] | tuple[float, float]
 image's own darkest and brightest, or two given ones."""
 
 _WHITE = (255, 255, 255, 255)
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0  # TIFF 6.0, section 8
 _NEVER_DEEP = {".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 
 
@@ -58,7 +59,8 @@ def decode_image(
     The camera's orientation (EXIF) is applied, transparent pixels are put on white, animations give their first frame.
     The center square is resized with antialiasing, which is the same as resizing the shorter side and cropping the
     center. Grey files of 16 bits, integers or floats are resized with all their bits and then scaled to `dtype`;
-    Pillow itself reads 16-bit color as 8 bits.
+    Pillow itself reads 16-bit color as 8 bits. TIFFs whose smallest value is white (MinIsWhite) are turned, so that
+    bright is large; `window` means the turned values.
 
     Args:
         path: png, jpg, bmp, webp, tif, gif or whatever else Pillow reads.
@@ -79,7 +81,7 @@ def decode_image(
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 for little; twice the target keeps the resize clean.
             file.draft(None, (2 * image_size, 2 * image_size))
             if _is_deep(file):
-                real = _resize_center(_scale(ImageOps.exif_transpose(file), window), image_size)
+                real = _resize_center(_scale(ImageOps.exif_transpose(file), window, _is_negative(file)), image_size)
                 array = np.rint(real.clip(0, 1) * highest)
             else:
                 image = _to_8_bits(ImageOps.exif_transpose(file), "RGB" if in_channels == 3 else "L")
@@ -119,9 +121,15 @@ def _resize_center(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _scale(image: Image.Image, window: Window) -> Image.Image:
+def _is_negative(image: Image.Image) -> bool:
+    """Say whether 0 is white in a 16-bit TIFF (PhotometricInterpretation); of 8-bit ones Pillow turns the values."""
+    return image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
+
+
+def _scale(image: Image.Image, window: Window, is_negative: bool) -> Image.Image:
     """Return a deep image as floats, 0 for the darkest and 1 for the brightest value of the window."""
     value = np.asarray(image).astype(np.float64)
+    value = 65535 - value if is_negative else value
     lowest, highest = value.min(), value.max()
     if window == "full":
         low, high = (0.0, 1.0) if image.mode == "F" else (0.0, 65535.0)

@@ -87,7 +87,9 @@ class Graph:
             ptr: Boundaries of a batch of graphs `(b + 1,)`; default: one graph.
 
         Returns:
-            `Graph`, differentiable in `edge_weight`. Reads from the device: this is a door, not a hot path.
+            `Graph`, differentiable in `edge_weight`. Entries that differ from their mirror images by rounding only (up
+            to 1e-5 of their size) become the mean of both, and the graph is symmetric. Reads from the device: this is a
+            door, not a hot path.
 
         Raises:
             GraphError: Shapes, dtypes, node numbers, signs or boundaries do not fit.
@@ -127,6 +129,9 @@ class Graph:
         back = torch.argsort(index[1] * max(num_nodes, 1) + index[0])
         close = torch.isclose(weight, weight[back], rtol=1e-5, atol=0)
         is_symmetric = torch.equal(index, index[:, back].flip(0)) and bool(close.all())
+        if is_symmetric and not torch.equal(weight, weight[back]):
+            # Exactly, since solvers take a matrix that is said to be symmetric for its own transpose.
+            weight = (weight + weight[back]) / 2
         return cls(index, weight, ptr, num_nodes, is_symmetric=is_symmetric)
 
     @classmethod

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, mse_loss
 
 from lspread.errors import GraphError
+from lspread.labels.priors import check_frequencies
 
 __all__ = ["align_distribution", "confident_loss", "is_confident", "mean_entropy_loss", "mean_teacher_loss"]
 
@@ -97,14 +98,20 @@ def align_distribution(probability: Tensor, mean: Tensor, prior: Tensor | None =
         prior: How often they should be `(c,)`; all alike if left out.
 
     Returns:
-        `(m, c)`; differentiable.
+        `(m, c)`; differentiable. Rows that have only classes of prior zero stay as they are.
+
+    Raises:
+        ConfigError: `prior` (looked at where it is on the CPU) holds negative numbers, infinity or NaN.
 
     References:
         Berthelot et al., "ReMixMatch", ICLR 2020, section 3.1; used with FixMatch in its section 2.4.
     """
+    if prior is not None:
+        check_frequencies("prior", prior)
     wanted = 1 / mean.shape[0] if prior is None else prior
     aligned = probability * (wanted / mean.clamp(min=torch.finfo(mean.dtype).tiny))
-    return aligned / aligned.sum(1, keepdim=True)
+    total = aligned.sum(1, keepdim=True)
+    return torch.where(total > 0, aligned / torch.where(total > 0, total, 1), probability)
 
 
 def _check(name: str, logits: Tensor, probability: Tensor) -> None:

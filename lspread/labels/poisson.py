@@ -37,6 +37,8 @@ class PoissonOperator(LinearOperator):
         null: q `(n,)`, carrying its own gradient to the weights; 0 at nodes without edges, whose row is the identity.
         component: From `connected_components` `(n,)`.
         ptr: Boundaries of the graphs `(b + 1,)`.
+        units: What residuals are multiplied by to be compared in units of the sources `(n,)`, e.g. D^1/2, without
+            gradient; None where b has these units.
     """
 
     layout: EdgeLayout
@@ -44,6 +46,7 @@ class PoissonOperator(LinearOperator):
     null: Tensor
     component: Tensor
     ptr: Tensor
+    units: Tensor | None = None
     is_spd: bool = True
     num_nodes: int = field(init=False)
 
@@ -61,13 +64,13 @@ class PoissonOperator(LinearOperator):
         return self.weight.dtype
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the weights and q."""
-        return self.weight, self.null
+        """Return the weights, q and, where there are any, the units."""
+        return self.weight, self.null, *([] if self.units is None else [self.units])
 
     def replace(self, *tensors: Tensor) -> PoissonOperator:
-        """Return the operator with other weights and another q."""
-        weight, null = tensors
-        return PoissonOperator(self.layout, weight, null, self.component, self.ptr)
+        """Return the operator with other weights, another q and, where there are any, other units."""
+        weight, null, *rest = tensors
+        return PoissonOperator(self.layout, weight, null, self.component, self.ptr, rest[0] if rest else None)
 
     def project(self, x: Tensor) -> Tensor:
         """Return q q^T x, the part of x `(n, c)` along q in every component."""
@@ -81,6 +84,10 @@ class PoissonOperator(LinearOperator):
     def diagonal(self) -> Tensor:
         """Return the diagonal `(n,)`; self-loops count."""
         return 1 - sum_loops(self.layout, self.weight) + self.null.square()
+
+    def row_units(self) -> Tensor | None:
+        """Return the units of the sources: in those of b, one label where edges are light outweighs all others."""
+        return self.units
 
     def spectrum(self) -> tuple[Tensor | float, Tensor | float]:
         """Return 0 (how small the eigenvalues are is not known) and 2."""
@@ -126,8 +133,9 @@ def poisson_labels(
     Returns:
         `Solution` with F `(n, c)` in `value`; rows sum to zero without a prior, so the largest score is positive.
         Zero rows where the component has no label; where all labels of a component agree there is no source, and every
-        node takes their row instead of a tie. `residual` and `tolerance` are of the system above. Implicit gradient to
-        weights, targets and prior. Computed outside autocast, and in float64 whatever comes in: between clusters that
+        node takes their row instead of a tie. `residual` and `tolerance` are of the system above, or of D^1/2 times it,
+        whose right-hand side are the sources, where that is further from its tolerance. Implicit gradient to weights,
+        targets and prior. Computed outside autocast, and in float64 whatever comes in: between clusters that
         hardly touch, the potential is so much larger than its sources that float32 cannot reach a small residual.
         O(e + n c) memory.
 
@@ -164,7 +172,9 @@ def poisson_labels(
         inverse_root = torch.where(root > 0, 1 / torch.where(root > 0, root, 1), 0)
         length = sum_component(total, component)
         null = root.squeeze(1) * torch.where(length > 0, torch.where(length > 0, length, 1).rsqrt(), 0)
-        operator = PoissonOperator(layout_of(graph), normalize_graph(graph).edge_weight, null, component, graph.ptr)
+        units = root.detach().squeeze(1) if normalization == "none" else None
+        weight = normalize_graph(graph).edge_weight
+        operator = PoissonOperator(layout_of(graph), weight, null, component, graph.ptr, units)
 
         rhs = inverse_root * source if normalization == "none" else source - operator.project(source)
         if initial is not None:

@@ -1,15 +1,18 @@
 """How often each class should come out, and how to make it so."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lspread.autograd import is_readable
 from lspread.errors import ConfigError
 from lspread.typing import UNLABELED
 
 __all__ = [
     "ClassPrior",
+    "check_frequencies",
     "class_prior",
     "graph_of_node",
     "match_prior",
@@ -22,6 +25,15 @@ ClassPrior = Literal["none", "uniform", "labeled"] | Tensor
 """No prior, equal classes, the frequencies among given labels, or frequencies `(c,)`."""
 
 
+def check_frequencies(name: str, value: Tensor) -> None:
+    """Raise `ConfigError` for negative numbers, infinity and NaN, looked for where that costs nothing."""
+    if is_readable(value) and not bool((torch.isfinite(value) & (value >= 0)).all()):
+        wrong = value[~(torch.isfinite(value) & (value >= 0))]
+        raise ConfigError(
+            f"{name} must be finite and not negative; got {wrong.tolist()[:3]} among {value.numel()} numbers."
+        )
+
+
 def class_prior(prior: ClassPrior, label: Tensor, num_classes: int) -> Tensor | None:
     """Return class frequencies `(c,)` that sum to one, or None for "none".
 
@@ -31,15 +43,16 @@ def class_prior(prior: ClassPrior, label: Tensor, num_classes: int) -> Tensor | 
         num_classes: Number of classes c.
 
     Raises:
-        ConfigError: An unknown name, or a tensor of another shape or (checked where it is on the CPU) sign.
+        ConfigError: An unknown name, or a tensor of another shape or (checked where it is on the CPU) with negative
+            numbers, infinity or NaN, or of zeros only.
     """
     if isinstance(prior, Tensor):
         if prior.shape != (num_classes,):
             raise ConfigError(
                 f"a prior must hold one frequency per class, shape ({num_classes},); got {tuple(prior.shape)}."
             )
-        if prior.device.type == "cpu" and not (bool((prior >= 0).all()) and bool(prior.sum() > 0)):
-            raise ConfigError(f"a prior must be not negative, its sum positive; got {prior.tolist()}.")
+        if is_readable(prior) and not bool((prior >= 0).all() & (prior.sum() > 0) & (prior.sum() < math.inf)):
+            raise ConfigError(f"a prior must be finite and not negative, its sum positive; got {prior.tolist()}.")
         prior = prior.to(label.device, torch.get_default_dtype() if not prior.is_floating_point() else prior.dtype)
         return prior / prior.sum()
     if prior == "none":

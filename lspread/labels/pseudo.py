@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError
 from lspread.labels.priors import ClassPrior, class_prior, match_prior, normalize_scores
+from lspread.labels.targets import check_label
 from lspread.typing import UNLABELED
 
 __all__ = ["PseudoLabels", "certainty", "pseudo_labels", "sharpen_pseudo_labels"]
@@ -62,10 +63,10 @@ def pseudo_labels(
             most 1 / balance_floor, also for a class that nobody is in.
 
     Returns:
-        `PseudoLabels`, detached, on the same device; nothing is read from it.
+        `PseudoLabels`, detached, on the same device; nothing is read from a GPU.
 
     Raises:
-        GraphError: Shapes do not fit.
+        GraphError: Shapes do not fit, or a label lies outside the classes (checked where it is on the CPU).
         ConfigError: `prior` is no class prior, or `balance_floor` is not above 0.
 
     References:
@@ -76,6 +77,7 @@ def pseudo_labels(
             f"pseudo_labels needs scores (n, c) and int64 labels (n,); got {tuple(scores.shape)} and "
             f"{tuple(label.shape)} {label.dtype}."
         )
+    check_label(label, scores.shape[1])
     if not balance_floor > 0:
         raise ConfigError(
             f"balance_floor must be greater than 0, or an empty class weighs infinity; got {balance_floor}."

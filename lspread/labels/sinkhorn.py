@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lspread.errors import ConfigError, GraphError, SolveError
-from lspread.labels.priors import graph_of_node, one_graph, sum_graph
+from lspread.labels.priors import check_frequencies, graph_of_node, one_graph, sum_graph
 from lspread.typing import OnFailure
 
 __all__ = ["sinkhorn_prior"]
@@ -58,7 +58,8 @@ def sinkhorn_prior(
 
     Raises:
         GraphError: Shapes do not fit.
-        ConfigError: `tol`, `max_steps` or `check_every` cannot be used.
+        ConfigError: `tol`, `max_steps` or `check_every` cannot be used; `prior` or `weight`, looked at where they are
+            on the CPU, hold negative numbers, infinity or NaN.
         SolveError: The prior was missed and `on_failure="raise"`.
 
     References:
@@ -74,6 +75,9 @@ def sinkhorn_prior(
         )
     if weight is not None and weight.shape != scores.shape[:1]:
         raise GraphError(f"weight must be of shape ({len(scores)},), one number per row; got {tuple(weight.shape)}.")
+    check_frequencies("prior", prior)
+    if weight is not None:
+        check_frequencies("weight", weight)
     if not (tol is None or tol >= 0) or max_steps < 0 or check_every < 0:
         raise ConfigError(
             "sinkhorn_prior needs tol >= 0 (or None), max_steps >= 0 and check_every >= 0; got "

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lspread.autograd import is_readable
 from lspread.errors import ConfigError, GraphError
 from lspread.graph import Graph, connected_components, degree, edge_matmul, pays_to_reorder
 from lspread.labels.operators import PropagationOperator, SpreadOperator, layout_of, sum_component
@@ -32,9 +33,8 @@ def check_alpha(alpha: float | Tensor, num_nodes: int | None = None) -> None:
                 f"alpha must be a number or a 0-dimensional float tensor{per_node}; got shape {tuple(alpha.shape)} "
                 f"{alpha.dtype}."
             )
-        # Looking costs a synchronization elsewhere; a number outside shows in Solution.error_bound there.
-        is_readable = alpha.device.type == "cpu" and not torch.compiler.is_compiling()
-        is_outside = is_readable and not bool(((alpha >= 0) & (alpha < 1)).all())
+        # A number outside that is not looked at shows in Solution.error_bound.
+        is_outside = is_readable(alpha) and not bool(((alpha >= 0) & (alpha < 1)).all())
     else:
         is_outside = not 0 <= alpha < 1
     if is_outside:
@@ -149,7 +149,7 @@ def spread_labels(
         else:
             operator, rhs = trust_operator(graph, trust), (1 - trust)[:, None] * targets
             if graph.is_symmetric:
-                solver = Symmetrized(solver, operator.layout, graph.edge_weight.detach(), trust.detach())
+                solver = Symmetrized(solver)
         return linear_solve(operator, rhs, solver=solver, initial=initial, on_failure=on_failure)
 
 
@@ -230,8 +230,7 @@ def _check_ridge(ridge: float | Tensor) -> None:
             raise ConfigError(
                 f"ridge must be a number or a 0-dimensional float tensor; got shape {tuple(ridge.shape)} {ridge.dtype}."
             )
-        is_readable = ridge.device.type == "cpu" and not torch.compiler.is_compiling()
-        is_outside = is_readable and not bool(ridge >= 0)
+        is_outside = is_readable(ridge) and not bool(ridge >= 0)
     else:
         is_outside = not ridge >= 0
     if is_outside:

@@ -3,10 +3,23 @@
 import torch
 from torch import Tensor
 
+from lspread.autograd import is_readable
 from lspread.errors import GraphError
 from lspread.typing import UNLABELED
 
-__all__ = ["label_matrix"]
+__all__ = ["check_label", "label_matrix"]
+
+
+def check_label(label: Tensor, num_classes: int) -> None:
+    """Raise `GraphError` unless int64 labels lie in their classes or are `UNLABELED`, read where that costs nothing."""
+    if not label.numel() or not is_readable(label):
+        return
+    low, high = int(label.min()), int(label.max())
+    if low < UNLABELED or high >= num_classes:
+        raise GraphError(
+            f"labels must be {UNLABELED} (unlabeled) or 0 to {num_classes - 1}; got values from {low} "
+            f"to {high}. Count the classes again or renumber the labels."
+        )
 
 
 def label_matrix(
@@ -45,13 +58,7 @@ def label_matrix(
                 f"labels must be int64 of shape (n,) with {UNLABELED} for unlabeled, or soft targets (n, c); "
                 f"got {tuple(label.shape)} {label.dtype}."
             )
-        if label.device.type == "cpu" and label.numel() and not torch.compiler.is_compiling():
-            low, high = int(label.min()), int(label.max())
-            if low < UNLABELED or high >= num_classes:
-                raise GraphError(
-                    f"labels must be {UNLABELED} (unlabeled) or 0 to {num_classes - 1}; got values from {low} "
-                    f"to {high}. Count the classes again or renumber the labels."
-                )
+        check_label(label, num_classes)
         targets = (label[:, None] == torch.arange(num_classes, device=label.device)).to(dtype)
     if balance:
         total = targets.sum(0, keepdim=True)

@@ -39,7 +39,7 @@ class GraphHead(nn.Module):
         head: The bank, of embeddings as the graph saw them.
         whitening: What was done to the backbone's embeddings before; None for nothing.
         far_distance: A new item is far if its k-th neighbor in the bank is further away than this; None takes what 99 %
-            of the bank's own rows stay below.
+            of the bank's own rows stay below. With an empty bank everything is far.
     """
 
     center: Tensor | None
@@ -59,7 +59,7 @@ class GraphHead(nn.Module):
         self.register_buffer("axes", None if whitening is None else whitening.axes)
         if far_distance is None:
             rank = max(1, round(FAR_QUANTILE * len(head.width)))
-            far_distance = head.width.kthvalue(rank).values
+            far_distance = head.width.kthvalue(rank).values if len(head.width) else head.width.new_zeros(())
         self.register_buffer("far_distance", far_distance)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -222,5 +222,8 @@ def _vote_options(kernel: Kernel) -> dict[str, Any]:
 def _shorten(value: Tensor) -> Tensor:
     """Return a tensor in half precision, or as it is where that would lose too much."""
     half = value.half()
+    # By the cosine, embeddings of zeros are in no bank; the mean of none is NaN.
+    if not value.numel():
+        return half
     is_close = torch.allclose(half.float(), value, rtol=1e-3, atol=1e-3 * float(value.abs().mean()))
     return half if is_close else value

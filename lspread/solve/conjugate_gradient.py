@@ -10,12 +10,13 @@ from lspread.errors import ConfigError, SolveError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
 from lspread.solve.solvers import (
-    attainable,
     certify,
     check_options,
     first_guess,
+    furthest,
     in_column_blocks,
     tolerance,
+    unit_factors,
     unit_scale,
 )
 
@@ -77,7 +78,8 @@ class ConjugateGradient:
                 "normalized graph (normalize_graph), or solver=FixedPoint() or Direct()."
             )
         inverse_diagonal = operator.diagonal().reciprocal().unsqueeze(1) if self.preconditioner == "jacobi" else None
-        sides = [rhs] if inverse_diagonal is None else [rhs, rhs * inverse_diagonal]
+        factors = [*([] if inverse_diagonal is None else [inverse_diagonal]), *unit_factors(operator)]
+        sides = [rhs, *(rhs * factor for factor in factors)]
         scale = unit_scale(operator, *sides)
         sides = [side.contiguous() / operator.broadcast(scale) for side in sides]
         goals = [tolerance(operator, side, self.rtol, self.atol / scale) for side in sides]
@@ -87,19 +89,13 @@ class ConjugateGradient:
         has_broken_down = torch.zeros_like(goals[0], dtype=torch.bool)
         num_steps = 0
         for _ in range(NUM_RESTARTS):
-            taken, broken = self._descend(operator, x, r, goals, inverse_diagonal, self.max_steps - num_steps)
+            taken, broken = self._descend(operator, x, r, goals, factors, self.max_steps - num_steps)
             num_steps += taken
             has_broken_down |= broken
             r = operator.residual(rhs, x, r)
-            residual = error = operator.norm(r)
-            if inverse_diagonal is None:
-                limit = attainable(operator, goals[0], x, self.rtol)
-            else:
-                # Rounding of A x is that of D x. Told is the one of the two residuals that is further from its goal.
-                limit = attainable(operator, goals[0], x / inverse_diagonal, self.rtol)
-                each, each_limit = operator.norm(r * inverse_diagonal), attainable(operator, goals[1], x, self.rtol)
-                is_worse = each * limit > residual * each_limit
-                residual, limit = torch.where(is_worse, each, residual), torch.where(is_worse, each_limit, limit)
+            # Rounding of A x is that of D x.
+            product = x if inverse_diagonal is None else x / inverse_diagonal
+            residual, limit = furthest(operator, r, product, factors, goals, self.rtol)
             if self.check_every == 0 or num_steps >= self.max_steps or taken == 0:
                 break
             if bool((residual <= limit).all()):  # sync: is a restart needed?
@@ -112,7 +108,7 @@ class ConjugateGradient:
             scale=scale,
             num_steps=num_steps,
             residual=residual,
-            error=error,
+            error=residual if not factors else operator.norm(r),
             has_broken_down=has_broken_down,
         )
 
@@ -122,19 +118,23 @@ class ConjugateGradient:
         x: Tensor,
         r: Tensor,
         goals: list[Tensor],
-        inverse_diagonal: Tensor | None,
+        factors: list[Tensor],
         max_steps: int,
     ) -> tuple[int, Tensor]:
         """Improve x and r in place; return the steps taken and where the method broke down."""
-        is_plain = inverse_diagonal is None
-        z = r if inverse_diagonal is None else r * inverse_diagonal
+        is_plain = self.preconditioner == "none"
+        z = r if is_plain else r * factors[0]
         p = z.clone()
-        rr, zz = operator.inner(r, r), None if is_plain else operator.inner(z, z)
+        rr = operator.inner(r, r)
         rz = rr if is_plain else operator.inner(r, z)
-        enough, enough_by_row = (MARGIN * goals[0]).square(), (MARGIN * goals[-1]).square()
+        enough = [(MARGIN * goal).square() for goal in goals]
 
         def is_open() -> Tensor:
-            return rr > enough if zz is None else (rr > enough) | (zz > enough_by_row)
+            found = rr > enough[0]
+            for i, factor in enumerate(factors):
+                scaled = z if i == 0 and not is_plain else r * factor
+                found = found | (operator.inner(scaled, scaled) > enough[1 + i])
+            return found
 
         ap = torch.empty_like(p)
         is_active, num_steps = is_open(), 0
@@ -146,11 +146,11 @@ class ConjugateGradient:
             is_active = is_active & (curvature > 0)
             length = torch.where(is_active, rz / curvature, 0)
             rr, last = operator.descend(x, r, p, ap, length), rz
-            if inverse_diagonal is None:
+            if is_plain:
                 rz = rr
             else:
-                torch.mul(r, inverse_diagonal, out=z)
-                rz, zz = operator.inner(r, z), operator.inner(z, z)
+                torch.mul(r, factors[0], out=z)
+                rz = operator.inner(r, z)
             # Where nothing moved, the quotient is 1 or 0 / 0 and p is of no use any more.
             operator.add_scaled(z, torch.where(is_active, rz / last, 0), p, out=p)
             is_active = is_active & is_open()

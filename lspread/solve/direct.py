@@ -10,7 +10,7 @@ from torch import Tensor
 from lspread.errors import ConfigError
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
-from lspread.solve.solvers import Solver, attainable, certify, tolerance, unit_scale
+from lspread.solve.solvers import Solver, certify, furthest, tolerance, unit_factors, unit_scale
 
 __all__ = ["Direct", "largest_graph"]
 
@@ -105,12 +105,18 @@ class _Factor:
         # A failed factorization leaves nonsense behind; NaN says so and the status follows.
         solved = torch.where(self.has_failed[:, None, None], torch.nan, solved)
         value = solved.reshape(rhs.shape) if is_full else solved[operator.graph_of_node, operator.place_of_node]
+        factors = unit_factors(operator)
+        goals = [tolerance(operator, side, self.rtol, 0.0) for side in (rhs, *(rhs * factor for factor in factors))]
+        r = operator.residual(rhs, value)
+        residual, limit = furthest(operator, r, value, factors, goals, self.rtol)
         return certify(
             operator,
             rhs,
             value,
-            attainable(operator, tolerance(operator, rhs, self.rtol, 0.0), value, self.rtol),
+            limit,
             scale=scale,
             num_steps=1,
+            residual=residual,
+            error=operator.norm(r),
             has_broken_down=self.has_failed.unsqueeze(1).expand_as(scale),
         )

@@ -8,12 +8,13 @@ from torch import Tensor
 from lspread.solve.operator import LinearOperator
 from lspread.solve.solution import Solution
 from lspread.solve.solvers import (
-    attainable,
     certify,
     check_options,
     first_guess,
+    furthest,
     in_column_blocks,
     tolerance,
+    unit_factors,
     unit_scale,
 )
 
@@ -52,15 +53,16 @@ class FixedPoint:
     @in_column_blocks
     def solve(self, operator: LinearOperator, rhs: Tensor, initial: Tensor | None = None) -> Solution:
         """Return the solution of A x = b."""
-        scale = unit_scale(operator, rhs)
+        scale, factors = unit_scale(operator, rhs), unit_factors(operator)
         rhs = rhs.contiguous() / operator.broadcast(scale)
-        goal = tolerance(operator, rhs, self.rtol, self.atol / scale)
+        sides = [rhs, *(rhs * factor for factor in factors)]
+        goals = [tolerance(operator, side, self.rtol, self.atol / scale) for side in sides]
         x = first_guess(operator, rhs, initial, scale)
         num_steps = 0
         r = torch.empty_like(x)
         while True:
             r = operator.residual(rhs, x, r)
-            residual = operator.norm(r)
+            residual, goal = furthest(operator, r, x, factors, goals, 0.0)
             if num_steps == self.max_steps:
                 break
             # What has grown without bound is lost, and stands still as well; the others go on.
@@ -69,12 +71,14 @@ class FixedPoint:
                 break
             operator.add_scaled(x, is_active.to(x.dtype), r, out=x)
             num_steps += 1
+        residual, limit = furthest(operator, r, x, factors, goals, self.rtol)
         return certify(
             operator,
             rhs,
             x,
-            attainable(operator, goal, x, self.rtol),
+            limit,
             scale=scale,
             num_steps=num_steps,
             residual=residual,
+            error=operator.norm(r),
         )

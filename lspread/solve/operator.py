@@ -116,6 +116,10 @@ class LinearOperator(ABC):
         """Return two numbers that all eigenvalues of a symmetric A lie between; (0, inf) where none are known."""
         return self.eigenvalue_bound(), math.inf
 
+    def row_units(self) -> Tensor | None:
+        """Return numbers `(n,)` times which a residual has to be small as well, or None where it has to be as it is."""
+        return None
+
     def blocks(self, size: int) -> Tensor:
         """Return A dense, one block per graph `(b, size, size)`; smaller graphs go on with the identity.
 

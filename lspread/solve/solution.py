@@ -32,8 +32,9 @@ class Solution:
     Attributes:
         value: x `(n, c)`; carries the implicit gradient where one was asked for.
         residual: 2-norm of b - A x, measured at the end, per graph and class `(b, c)`; exact up to the rounding of A x,
-            about eps |x|. With the Jacobi preconditioner that or the norm of D^-1 (b - A x), with the diagonal D of A:
-            whichever is further from its tolerance.
+            about eps |x|. With the Jacobi preconditioner that or the norm of D^-1 (b - A x), with the diagonal D of A,
+            and for an operator with `row_units` u that or the norm of u (b - A x): whichever is further from its
+            tolerance.
         error_bound: The 2-norm of the true error is not larger `(b, c)`: |b - A x| / smallest eigenvalue; infinite
             where no bound on the eigenvalue is known.
         tolerance: What `residual` had to reach `(b, c)`.

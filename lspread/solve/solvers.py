@@ -1,6 +1,6 @@
 """What every solver shares: its call, its tolerance, its certificate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -20,8 +20,10 @@ __all__ = [
     "certify",
     "check_options",
     "first_guess",
+    "furthest",
     "in_column_blocks",
     "tolerance",
+    "unit_factors",
     "unit_scale",
 ]
 
@@ -135,6 +137,38 @@ def attainable(operator: LinearOperator, goal: Tensor, x: Tensor, rtol: float | 
     if rtol is not None:
         return goal
     return torch.fmax(goal, NUM_ROUNDINGS * torch.finfo(x.dtype).eps * operator.norm(x))
+
+
+def unit_factors(operator: LinearOperator) -> list[Tensor]:
+    """Return the operator's `row_units` as a column `(n, 1)`; an empty list where it has none."""
+    units = operator.row_units()
+    return [] if units is None else [units.unsqueeze(1)]
+
+
+def furthest(
+    operator: LinearOperator,
+    r: Tensor,
+    product: Tensor,
+    factors: Sequence[Tensor],
+    goals: Sequence[Tensor],
+    rtol: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the norm of b - A x in the units in which it is furthest from its goal, and that goal, `(b, c)` each.
+
+    Args:
+        operator: A.
+        r: b - A x `(n, c)`.
+        product: As large as A x before its terms cancel `(n, c)`: rounding is relative to it.
+        factors: Units beside those of b, `(n, 1)` each.
+        goals: For r, then for r times each of the factors.
+        rtol: See `attainable`.
+    """
+    residual, limit = operator.norm(r), attainable(operator, goals[0], product, rtol)
+    for factor, goal in zip(factors, goals[1:], strict=True):
+        each, each_limit = operator.norm(r * factor), attainable(operator, goal, product * factor, rtol)
+        is_worse = each * limit > residual * each_limit
+        residual, limit = torch.where(is_worse, each, residual), torch.where(is_worse, each_limit, limit)
+    return residual, limit
 
 
 def in_column_blocks(solve: Solve) -> Solve:

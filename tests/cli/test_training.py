@@ -257,6 +257,15 @@ def test_testing_needs_a_trained_run(tmp_path, capsys):
     assert "none.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "transformer-engine"])
+def test_precisions_that_no_run_could_train_in_are_refused(precision, photo_arguments, tmp_path, capsys):
+    assert main(photo_arguments(tmp_path / "run", "--trainer.precision", precision)) == 2
+    said = capsys.readouterr().err
+    assert '"trainer.precision"' in said
+    assert f"Got value: {precision}" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -1,4 +1,5 @@
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     between = np.random.default_rng(0).integers(0, 65536, (16, 16)).astype(np.uint16)
     Image.fromarray(between).save(tmp_path / "b.png")
     np.testing.assert_array_equal(decode_image(tmp_path / "b.png", 16, 1)[0], np.rint(between * (255 / 65535)))
+
+
+@pytest.mark.parametrize("pixel", [GREY, RAMP], ids=["8_bits", "16_bits"])
+def test_tiffs_whose_smallest_value_is_white(tmp_path: Path, pixel: np.ndarray) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixel).save(path)
+    file = bytearray(path.read_bytes())
+    entry = file.find(struct.pack("<HHI", 262, 3, 1))  # PhotometricInterpretation, one SHORT
+    assert file[entry + 8] == 1
+    file[entry + 8] = 0
+    path.write_bytes(file)
+    np.testing.assert_array_equal(decode_image(path, 16, 1)[0], 255 - GREY)
+    if pixel is RAMP:
+        np.testing.assert_array_equal(decode_image(path, 16, 1, window="image")[0], 255 - GREY)
+        expected = np.rint((2 * (255.0 - GREY)).clip(0, 255))
+        np.testing.assert_array_equal(decode_image(path, 16, 1, window=(0, 32767.5))[0], expected)
 
 
 def test_32_bit_tiffs(tmp_path: Path) -> None:

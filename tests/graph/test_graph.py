@@ -6,7 +6,9 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import SimpleConv
 
 from lspread.errors import GraphError
-from lspread.graph import Graph, build_graph, find_neighbors
+from lspread.graph import Graph, build_graph, find_neighbors, normalize_graph
+from lspread.labels import spread_labels
+from lspread.solve import Direct
 from tests import reference
 from tests.reference import seeded
 
@@ -52,6 +54,24 @@ def test_symmetry_is_found_out(change, is_symmetric):
     index = w.nonzero().T
     order = torch.randperm(index.shape[1], generator=seeded(3))
     assert Graph.from_edges(index[:, order], w[tuple(index[:, order])]).is_symmetric is is_symmetric
+
+
+def test_nearly_symmetric_weights_become_symmetric_exactly():
+    w = reference.random_weights(30)
+    w = w * (1 + 1e-7 * torch.rand(30, 30, generator=seeded(), dtype=torch.float64))
+    index = w.nonzero().T
+    weight = w[tuple(index)].requires_grad_()
+    graph = Graph.from_edges(index, weight)
+    assert graph.is_symmetric
+    assert torch.equal(graph.to_dense(), (w + w.T) / 2)
+    probe = torch.randn(30, 30, generator=seeded(1), dtype=torch.float64)
+    (found,) = torch.autograd.grad((graph.to_dense() * probe).sum(), weight)
+    torch.testing.assert_close(found, ((probe + probe.T) / 2)[tuple(index)])
+    # Cholesky reads one triangle: the solution would not be that of the products.
+    targets = torch.eye(30, 3, dtype=torch.float64)
+    scores = spread_labels(normalize_graph(graph), targets, solver=Direct()).value
+    wanted = reference.spread(reference.normalize((w + w.T) / 2), targets, 0.99)
+    torch.testing.assert_close(scores, wanted)
 
 
 def test_one_missing_edge_is_not_symmetric():

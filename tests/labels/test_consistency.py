@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lspread.errors import GraphError
+from lspread.errors import ConfigError, GraphError
 from lspread.labels import align_distribution, confident_loss, is_confident, mean_entropy_loss, mean_teacher_loss
 from tests.reference import seeded
 
@@ -66,6 +66,17 @@ def test_align_distribution():
     torch.testing.assert_close(align_distribution(Q, prior, prior), Q)
     never = align_distribution(Q, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
     assert torch.isfinite(never).all()
+
+
+def test_align_distribution_without_the_only_class_of_a_row():
+    probability = torch.tensor([[1.0, 0.0], [0.3, 0.7]], dtype=torch.float64).requires_grad_()
+    aligned = align_distribution(probability, torch.tensor([0.5, 0.5]).double(), torch.tensor([0.0, 1.0]).double())
+    assert aligned.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    aligned.square().sum().backward()
+    assert torch.isfinite(probability.grad).all()
+    for number in (-0.5, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=rf"prior must be finite and not negative; got \[{number}\] among 3"):
+            align_distribution(Q, torch.ones(3).double() / 3, torch.tensor([0.5, number, 0.5]).double())
 
 
 @pytest.mark.parametrize("loss", [confident_loss, mean_teacher_loss])

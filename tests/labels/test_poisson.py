@@ -22,6 +22,13 @@ SOLVERS = {
     "direct": Direct(),
 }
 
+LOOSE_SOLVERS = {
+    "default": None,
+    "jacobi": ConjugateGradient(rtol=1e-5, preconditioner="jacobi"),
+    "fixed_point": FixedPoint(rtol=1e-5),
+    "direct": Direct(rtol=1e-5),
+}
+
 
 def problem(n=14, num_classes=3, dtype=torch.float64):
     w = reference.random_weights(n)
@@ -65,6 +72,40 @@ def test_float32_answers_are_those_of_float64():
     wanted = reference.poisson(w.float().double(), targets.double())
     assert wanted.abs().max() > 100
     close(found.value.double() / wanted.abs().max(), wanted / wanted.abs().max(), atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", LOOSE_SOLVERS.values(), ids=LOOSE_SOLVERS)
+@pytest.mark.parametrize("weak", [1e-7, 1e-12])
+def test_labels_on_light_edges_do_not_outweigh_the_others(weak, solver):
+    """What such a label sends out arrives at its one neighbor; in another component it changes nothing here."""
+    n = 30
+    w = torch.block_diag(reference.random_weights(n), torch.zeros(2, 2).double(), weak * (1 - torch.eye(3).double()))
+    w[n, 3] = w[3, n] = w[n + 1, 20] = w[20, n + 1] = weak
+    targets = label_matrix(torch.tensor([0, 1, *[-1] * (n - 2), 0, 1, 0, 1, -1]), 2)
+    found = poisson_labels(from_dense(w.float()), targets, solver=solver)
+    assert found.status is Status.CONVERGED
+    value = found.value.double()
+    source = torch.zeros(n, 2).double()
+    source[[0, 3]], source[[1, 20]] = torch.tensor([[0.5, -0.5], [-0.5, 0.5]]).double()[:, None]
+    inside = w[:n, :n]
+    wanted = torch.linalg.pinv(inside.sum(1).diag() - inside, hermitian=True) @ source
+    close(value[:n] - value[:n].mean(0), wanted, atol=1e-4)
+    close(value[n + 2 :] * weak, torch.tensor([[1.0, -1], [-1, 1], [0, 0]]).double() / 6, atol=1e-5)
+
+
+def test_a_gradient_from_a_light_edge_does_not_outweigh_the_others():
+    w = torch.block_diag(reference.random_weights(20), torch.zeros(1, 1).double())
+    w[20, 5] = w[5, 20] = 1e-10
+    probe = torch.randn(21, 3, generator=seeded(2), dtype=torch.float64)
+    targets = torch.eye(21, 3).double().requires_grad_()
+    solver = ConjugateGradient(rtol=1e-5)
+    (found,) = torch.autograd.grad(poisson_labels(from_dense(w), targets, solver=solver).value, targets, probe)
+    # F is linear in Y: what one-hot rows change is what the gradient says.
+    for column in range(3):
+        moved = targets.detach().clone()
+        moved[0, column] += 1
+        change = poisson_labels(from_dense(w), moved).value - poisson_labels(from_dense(w), targets.detach()).value
+        close((change * probe).sum(), found[0, column], atol=1e-4)
 
 
 def test_graphlearning():

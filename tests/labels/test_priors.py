@@ -27,6 +27,7 @@ def test_class_prior():
         (torch.tensor([1.0, -1.0, 1.0]), r"not negative.*sum.*positive"),
         (torch.zeros(3), r"not negative.*sum.*positive"),
         (torch.tensor([1.0, torch.nan, 1.0]), r"not negative.*sum.*positive"),
+        (torch.tensor([1.0, torch.inf, 1.0]), r"finite and not negative.*sum.*positive; got \[1.0, inf, 1.0\]"),
     ],
 )
 def test_class_prior_errors(prior, message):

@@ -156,6 +156,9 @@ def test_errors():
     for label in (torch.zeros(5, dtype=torch.int64), torch.zeros(4), torch.zeros(4, 1, dtype=torch.int64)):
         with pytest.raises(GraphError, match=r"needs scores \(n, c\) and int64 labels \(n,\); got \(4, 3\)"):
             pseudo_labels(scores, label)
+    for wrong in (-2, 3):
+        with pytest.raises(GraphError, match=rf"labels must be -1 \(unlabeled\) or 0 to 2; got values from .*{wrong}"):
+            pseudo_labels(scores, torch.tensor([0, wrong, -1, 1]))
     for floor in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"balance_floor must be greater than 0"):
             pseudo_labels(scores, torch.full((4,), -1), balance_floor=floor)

@@ -202,6 +202,13 @@ def test_errors():
             sinkhorn_prior(p, wrong)
     with pytest.raises(GraphError, match=r"weight must be of shape \(20,\)"):
         sinkhorn_prior(p, prior, weight=torch.ones(3))
+    for number in (-0.5, float("nan"), float("inf")):
+        bad = torch.tensor([0.5, number, 0.5], dtype=torch.float64)
+        for wrong in (bad, bad[None]):
+            with pytest.raises(ConfigError, match=rf"prior must be finite and not negative; got \[{number}\] among 3"):
+                sinkhorn_prior(p, wrong)
+        with pytest.raises(ConfigError, match=rf"weight must be finite and not negative; got \[{number}\] among 20"):
+            sinkhorn_prior(p, prior, weight=torch.ones(20).double().index_fill(0, torch.tensor(7), number))
     for options in ({"tol": -1.0}, {"max_steps": -1}, {"check_every": -1}):
         with pytest.raises(ConfigError, match=r"needs tol >= 0"):
             sinkhorn_prior(p, prior, **options)

@@ -32,6 +32,17 @@ class Pixels(nn.Module):
         return image.flatten(1)
 
 
+class Collapsed(Pixels):
+    """A backbone that gives all images one embedding."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, image):
+        return torch.full_like(image.flatten(1), self.value)
+
+
 def make_data():
     """Forty pictures of 2 x 2 pixels in three groups; two of them have labels, the third is an island."""
     generator = torch.Generator().manual_seed(0)
@@ -46,12 +57,11 @@ def make_data():
     return TensorData(image, label, NAMES, test=test, labeled_indices=labeled, batch_size=16, labeled_batch_size=4)
 
 
-def fit(run_dir, *callbacks, folder=None, warmup_epochs=0, **options):
+def fit(run_dir, *callbacks, folder=None, backbone=None, warmup_epochs=0, **options):
     torch.manual_seed(0)
     data = make_data()
-    model = FewLabelClassifier(
-        Pixels(), 2, weak=nn.Identity(), strong=nn.Identity(), lr=0.1, warmup_epochs=warmup_epochs
-    )
+    views = {"weak": nn.Identity(), "strong": nn.Identity()}
+    model = FewLabelClassifier(backbone or Pixels(), 2, **views, lr=0.1, warmup_epochs=warmup_epochs)
     trainer = Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -183,6 +193,20 @@ def test_the_graph_head_holds_what_a_label_reached_and_answers_as_the_graph(run)
     _, is_far = model.graph_head.vote(model.classifier.embed(data.images.fetch(torch.arange(40))))
     assert is_far[~mainland].all()
     assert not is_far[data.split.pool][mainland[data.split.pool]].any()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_a_run_whose_embeddings_have_collapsed_ends_with_its_files(value, metric, tmp_path):
+    data, _ = fit(tmp_path, RefreshPseudoLabels(k=10, metric=metric), backbone=Collapsed(value))
+    results = json.loads((tmp_path / "results.json").read_text())
+    confidence = [float(row["confidence"]) for row in csv.DictReader((tmp_path / "predictions.csv").open(newline=""))]
+    assert len(confidence) == 40
+    assert np.isfinite(confidence).all()
+    graph = load_graph_classifier(tmp_path, backbone=Collapsed(value))
+    assert len(graph.graph_head.head.embedding) == results["graph"]["head_rows"]
+    probability = graph(data.images.fetch(torch.arange(5)))
+    torch.testing.assert_close(probability.sum(1), torch.ones(5))
 
 
 def test_no_graph_head_is_kept_where_none_is_wanted(tmp_path):

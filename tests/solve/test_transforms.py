@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from lspread.errors import SolveError
 from lspread.graph import normalize_graph
-from lspread.labels import SpreadOperator, spread_labels
+from lspread.labels import SpreadOperator, propagate_labels, spread_labels
 from lspread.solve import ConjugateGradient, Direct, Status, linear_solve
 from lspread.solve.lift import lift, push_forward
 from tests import reference
@@ -45,6 +46,11 @@ def scores(targets, weight, alpha, solver=DEFAULT, on_failure="raise"):
 def dense(targets, weight, alpha):
     s = torch.zeros(N, N, dtype=torch.float64).index_put((ROW, COLUMN), weight)
     return reference.spread(s, targets, alpha)
+
+
+def per_node(targets, weight, alpha):
+    s = torch.zeros(N, N, dtype=torch.float64).index_put((ROW, COLUMN), weight)
+    return torch.linalg.solve(torch.eye(N, dtype=torch.float64) - alpha[:, None] * s, (1 - alpha)[:, None] * targets)
 
 
 def along(function, moving=(0, 1, 2), **options):
@@ -153,6 +159,43 @@ def test_vmap_over_weights():
     size = torch.tensor([0.5, 1.0, 0.8], dtype=torch.float64)
     found, wanted = (vmap(lambda s, f=f: f(POINT[0], s * POINT[1], POINT[2]))(size) for f in (scores, dense))
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_vmap_over_weights_with_an_alpha_per_node(name):
+    alpha = torch.linspace(0, 0.9, N, dtype=torch.float64)
+
+    def of_size(f, size):
+        return f(POINT[0], size * POINT[1], alpha)
+
+    ours = partial(scores, solver=SOLVERS[name]())
+    size = torch.tensor([0.5, 1.0, 0.8], dtype=torch.float64)
+    wanted = torch.stack([of_size(per_node, s) for s in size])
+    torch.testing.assert_close(vmap(partial(of_size, ours))(size), wanted)
+    slopes = [vmap(grad(lambda s, f=f: of_size(f, s).pow(2).sum()))(size) for f in (ours, per_node)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_vmap_over_alpha(name):
+    ours = partial(scores, solver=SOLVERS[name]())
+    for alpha, f in (
+        (torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), dense),
+        (torch.rand(3, N, generator=seeded(), dtype=torch.float64) * 0.9, per_node),
+    ):
+        found, wanted = (vmap(lambda a, f=f: f(*POINT[:2], a))(alpha) for f in (ours, f))
+        torch.testing.assert_close(found, wanted)
+        found, wanted = (vmap(grad(lambda a, f=f: f(*POINT[:2], a).pow(2).sum()))(alpha) for f in (ours, f))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_vmap_over_the_ridge():
+    w = from_dense(reference.random_weights(N, seed=4))
+    is_given = torch.arange(N) < 3
+    ridge = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    found = vmap(lambda r: propagate_labels(w, POINT[0], is_given, ridge=r).value)(ridge)
+    alone = torch.stack([propagate_labels(w, POINT[0], is_given, ridge=float(r)).value for r in ridge])
+    torch.testing.assert_close(found, alone)
 
 
 def test_vmap_with_derivatives():
