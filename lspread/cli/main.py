@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from lspread.errors import LspreadError
@@ -39,7 +40,7 @@ _EXAMPLES = """examples:
   lspread demo
   lspread config image_folder > my.yaml
   lspread fit --config my.yaml --data.root photos/ --data.labels_csv labels.csv
-  lspread fit --config my.yaml --trainer.max_epochs 20 --seed_everything 1
+  lspread fit --config my.yaml --trainer.max_epochs 60 --seed_everything 1
   lspread fit runs/20260101-120000-photos          (go on after Ctrl-C)
   lspread test runs/20260101-120000-photos
   lspread predict runs/20260101-120000-photos new/
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--traceback" in arguments:
         arguments.remove("--traceback")
         wants_traceback = True
+    with_place = warnings.formatwarning
+    warnings.formatwarning = with_place if wants_traceback else _say_warning
     try:
         return _dispatch(arguments)
     except LspreadError as error:
@@ -79,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nlspread: stopped by Ctrl-C.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        warnings.formatwarning = with_place
+
+
+def _say_warning(message: Warning | str, *_: object) -> str:
+    """Return a warning without the line of code that it came from."""
+    return f"warning: {message}\n"
 
 
 def _dispatch(arguments: list[str]) -> int:

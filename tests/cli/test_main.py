@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 
 from lspread import __version__
@@ -56,6 +58,17 @@ def test_traceback_on_request(monkeypatch, capsys):
     monkeypatch.setenv("LSPREAD_TRACEBACK", "1")
     assert main(["fit"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--traceback"]])
+def test_warnings_are_said_without_the_code_behind_them(options, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        main_module, "_dispatch", lambda _: said.append(warnings.formatwarning("m", UserWarning, "a", 3))
+    )
+    main([*options, "fit"])
+    assert (said == ["warning: m\n"]) == (not options)
+    assert warnings.formatwarning("m", UserWarning, "a", 3).startswith("a:3: UserWarning: m")
 
 
 def test_other_errors_are_bugs_and_stay_visible(monkeypatch):
