@@ -59,6 +59,12 @@ def run(command: str, argv: list[str]) -> int:
     target = options.target_precision
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-precision must be above 0 and at most 1; got {target}.")
+    trained = next((name for name in ("config.yaml", "model.json") if (options.output / name).exists()), None)
+    if trained is not None:
+        raise ConfigError(
+            f"-o {options.output} holds {trained}, as a trained run does, whose predictions.csv and results.json would "
+            "be replaced; choose another folder."
+        )
 
     import torch
 

@@ -251,6 +251,16 @@ def test_target_precision_writes_what_is_sure_enough(digits, tmp_path, capsys):
     assert [check["key"] for check in whole["checks"]] == ["graph", "knn", "logistic_regression"]
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "model.json"])
+def test_spread_does_not_write_over_a_trained_run(digits, tmp_path, capsys, name):
+    folder, _, _ = digits
+    (tmp_path / name).write_text("")
+    arguments = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path]
+    assert main([str(part) for part in arguments]) == 1
+    assert f"-o {tmp_path} holds {name}, as a trained run does" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_suggest_without_a_label_covers_the_classes(digits, tmp_path, capsys):
     folder, true, _ = digits
     printed = call(capsys, "suggest", folder / "z.safetensors", "-n", 15, "-o", tmp_path)
