@@ -75,7 +75,7 @@ examples:
         "-o",
         "--output",
         type=Path,
-        help="folder to write; default: RUN/predictions-<name of IMAGES>, with --head graph RUN/predictions-<name>-graph",
+        help="folder to write; default: RUN/predictions-<name of IMAGES>, and -graph behind it with --head graph",
     )
     parser.add_argument("--head", choices=("classifier", "graph"), default="classifier", help="who answers (see below)")
     parser.add_argument("--batch-size", type=int, default=256)

@@ -89,7 +89,7 @@ def run(command: str, argv: list[str]) -> int:
     confidence, predicted = probability.max(1)
     is_given = label != UNLABELED
     predicted = torch.where(is_given, label, predicted)
-    confidence = torch.where(is_given, 1.0, confidence.float())
+    confidence = torch.where(is_given, 1.0, confidence)
     seconds = {"spread": time.perf_counter() - start}
     start = time.perf_counter()
     checks, hidden = _cross_validate(items, label, len(names), model, options)
@@ -105,7 +105,7 @@ def run(command: str, argv: list[str]) -> int:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["lspread", command, *argv]),
         "seed": options.seed,
-        **_describe(items, names, label, predicted, confidence, model, options),
+        **_describe(items, names, label, predicted, confidence.float(), model, options),
         "cross_validation": checks,
         "reliability": reliability,
         "num_sure": None if threshold is None else written - int(is_given.sum()),
@@ -170,7 +170,9 @@ def _cross_validate(
         found = _fit(model.graph_, given, num_classes, options)
         classes = torch.from_numpy(found.classes_)
         probability = torch.from_numpy(found.label_distributions_)[index]
-        confidence, place = sharpen(probability, model.temperature_).max(1)
+        if model.temperature_ != 1:  # as the model does: what is not sharpened stays the same to the last bit
+            probability = sharpen(probability, model.temperature_)
+        confidence, place = probability.max(1)
         is_reached = torch.from_numpy(found.is_reached_)[index]
         sure.append(confidence)
         right.append(is_reached & (classes[place] == label[index]))
@@ -192,7 +194,7 @@ def _cross_validate(
 
 
 def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]:
-    """Return the lowest confidence above which a share `target` of the hidden labels was right.
+    """Return the lowest confidence from which on a share `target` of the hidden labels was right.
 
     Raises:
         DataError: A class has one label only, so that none could be hidden.
@@ -207,7 +209,10 @@ def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]
         )
     order = sure.argsort(descending=True)
     precision = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
-    enough = (precision >= target).nonzero().flatten()
+    # Equally sure labels lie on one side of a threshold, so only the last of them can be the cut.
+    is_last = torch.ones_like(right)
+    is_last[:-1] = sure[order[1:]] < sure[order[:-1]]
+    enough = ((precision >= target) & is_last).nonzero().flatten()
     if not len(enough):
         return {"threshold": None, "precision": None, "num_hidden": len(sure), "num_above": 0, "interval": None}
     last = int(enough[-1])

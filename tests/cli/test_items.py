@@ -19,6 +19,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 from lspread.cli import audit as audit_module
 from lspread.cli import embed as embed_module
+from lspread.cli import spread as spread_module
 from lspread.cli.main import main
 from lspread.data import EmbeddedItems, FolderImages, decode_image
 from lspread.data.features import pixel_features
@@ -249,6 +250,48 @@ def test_target_precision_writes_what_is_sure_enough(digits, tmp_path, capsys):
     whole = json.loads(call(capsys, *arguments))
     assert whole["num_written"] == 300
     assert [check["key"] for check in whole["checks"]] == ["graph", "knn", "logistic_regression"]
+
+
+@pytest.mark.parametrize(
+    ("sure", "right", "target", "threshold", "num_above"),
+    [
+        # 25 right at 0.9, and two of equal confidence below, one of them wrong: 26 of 27 are less than 98 %.
+        ([0.9] * 25 + [0.6, 0.6], [True] * 26 + [False], 0.98, 0.9, 25),
+        ([0.6, 0.6] + [0.9] * 25, [True, False] + [True] * 25, 0.96, 0.6, 27),
+        ([0.7, 0.7, 0.7], [True, True, False], 0.9, None, 0),
+        ([0.2, 0.8, 0.5], [False, True, True], 1.0, 0.5, 2),
+    ],
+)
+def test_the_threshold_keeps_its_promise_among_equal_confidences(sure, right, target, threshold, num_above):
+    sure, right = torch.tensor(sure, dtype=torch.float64), torch.tensor(right)
+    found = spread_module._threshold(sure, right, target)
+    assert (found["threshold"], found["num_above"]) == (threshold, num_above)
+    if threshold is not None:
+        is_above = sure >= found["threshold"]
+        assert found["num_above"] == int(is_above.sum())
+        assert found["precision"] == float(right[is_above].double().mean()) >= target
+
+
+def test_items_as_sure_as_the_threshold_get_a_label(digits, tmp_path, capsys, monkeypatch):
+    folder, _, given = digits
+    confidence = []
+
+    def fit(*arguments, **options):
+        model = real(*arguments, **options)
+        confidence.append(model.label_distributions_.max(1))
+        return model
+
+    def threshold(*_):
+        lost = [one for one in confidence[0] if np.float32(one) < one]  # what float32 would round below itself
+        return {"threshold": float(sorted(lost)[-20]), "precision": 1.0, "num_hidden": 30, "num_above": 30, "interval": [0, 1]}
+
+    real = spread_module._fit
+    monkeypatch.setattr(spread_module, "_fit", fit)
+    monkeypatch.setattr(spread_module, "_threshold", threshold)
+    arguments = ["--labels", folder / "labels.csv", "-o", tmp_path, "--target-precision=0.9", "--json"]
+    out = json.loads(call(capsys, "spread", folder / "z.safetensors", *arguments))
+    is_given = [row["item"] in given for row in read(tmp_path / "predictions.csv")]
+    assert out["num_written"] == int(((confidence[0] >= out["threshold"]) | is_given).sum())
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model.json"])
