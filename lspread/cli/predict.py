@@ -32,7 +32,16 @@ def run(command: str, argv: list[str]) -> int:
         from lspread.cli import loop
 
         return loop.run(command, argv)
-    options = _parser(command).parse_args(argv)
+    parser = _parser(command)
+    names = [argument.partition("=")[0] for argument in argv]
+    if "--data.test_csv" in names:
+        wrong = ", ".join(dict.fromkeys(name for name in names if name in _OWN_OPTIONS))
+        if wrong:
+            parser.error(
+                f"{wrong} cannot stand beside --data.test_csv, only beside a folder of new images. New rows are "
+                f"labeled by the trained classifier, in RUN/predict.csv: leave out {wrong}."
+            )
+    options = parser.parse_args(argv)
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1; got {options.batch_size}.")
     return _predict(options)

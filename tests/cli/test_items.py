@@ -283,7 +283,13 @@ def test_items_as_sure_as_the_threshold_get_a_label(digits, tmp_path, capsys, mo
 
     def threshold(*_):
         lost = [one for one in confidence[0] if np.float32(one) < one]  # what float32 would round below itself
-        return {"threshold": float(sorted(lost)[-20]), "precision": 1.0, "num_hidden": 30, "num_above": 30, "interval": [0, 1]}
+        return {
+            "threshold": float(sorted(lost)[-20]),
+            "precision": 1.0,
+            "num_hidden": 30,
+            "num_above": 30,
+            "interval": [0, 1],
+        }
 
     real = spread_module._fit
     monkeypatch.setattr(spread_module, "_fit", fit)

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from lspread.cli.config import bundled_config
 from lspread.cli.main import main
+from lspread.cli.summary import format_summary
 from lspread.data import decode_image
 from lspread.lit import load_classifier, load_graph_classifier
 from tests.cli.conftest import COLORS
@@ -69,6 +70,10 @@ def test_new_images_get_the_answers_of_the_saved_network(finished_run, new, tmp_
     assert {row["head"] for row in rows} == {head}
     assert [row["far"] for row in rows] == ["yes" if far else "no" for far in is_far.tolist()]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_on_images_says_how_its_graph_labels_new_ones(finished_run):
+    assert "lspread predict RUN IMAGES --head graph" in format_summary(finished_run)
 
 
 def test_json_for_scripts(finished_run, new, tmp_path, capsys):
