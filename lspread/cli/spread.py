@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lspread.cli.items import LABELS_HELP
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(command: str, argv: list[str]) -> int:
   lspread spread mails.safetensors --labels labels.csv -o out/ --robust --prior labeled --json""",
     )
     parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
-    parser.add_argument("--labels", type=Path, required=True, help="CSV file with the columns file (or item) and label")
+    parser.add_argument("--labels", type=Path, required=True, help=LABELS_HELP)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--alpha", type=float, help="how much an item listens to its neighbors; default: 0.99, less below 1,800 items"

@@ -452,6 +452,20 @@ def test_texts(tmp_path, capsys, model):
     call(capsys, "audit", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "audit")
 
 
+def test_the_embedded_texts_bring_their_labels(tmp_path, capsys):
+    given = {0, 1, 10, 12}
+    rows = [[text, label if row in given else ""] for row, (text, label) in enumerate(TEXTS)]
+    source, z = write(tmp_path / "texts.csv", ["text", "label"], rows), tmp_path / "z.safetensors"
+    printed = call(capsys, "embed", source, "-o", z)
+    assert f"lspread spread {z} --labels {source} -o out/" in printed
+    call(capsys, "spread", z, "--labels", source, "-o", tmp_path / "out")
+    found = read(tmp_path / "out" / "predictions.csv")
+    assert {int(row["item"]) - 1 for row in found if row["status"] == "given"} == given
+    assert np.mean([row["label"] == label for row, (_, label) in zip(found, TEXTS, strict=True)]) >= 0.9
+    write(source, ["text"], [[text] for text, _ in TEXTS])
+    assert "labels.csv has the columns item and label; items are 1, 2, 3, ..." in call(capsys, "embed", source, "-o", z)
+
+
 def test_a_table_of_measurements(tmp_path, capsys):
     data = load_breast_cancer()
     names = [name.replace(" ", "_") for name in data.feature_names]
