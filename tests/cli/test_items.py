@@ -661,10 +661,30 @@ def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys
     assert [row["validation"] for row in found["runs"]] == [accuracy, accuracy]
     assert main(["compare", str(tmp_path)]) == 1
     assert "results.json" in capsys.readouterr().err
-    results["scores"] = []
+    results["scores"], results["cross_validation"] = [], []
     (second / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(second)]) == 1
     assert "nothing to compare" in capsys.readouterr().err
+
+
+def test_runs_of_a_few_labels_are_compared_by_given_labels_hidden_in_turn(digits, finished_run, tmp_path, capsys):
+    folder, _, _ = digits
+    arguments = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv"]
+    call(capsys, *arguments, "-o", tmp_path / "one")
+    call(capsys, *arguments, "--alpha=0.5", "-o", tmp_path / "two")
+    figure = tmp_path / "both.png"
+    printed = call(capsys, "compare", tmp_path / "one", tmp_path / "two", "-o", figure)
+    found = json.loads(call(capsys, "compare", tmp_path / "one", tmp_path / "two", "-o", figure, "--json"))
+    for run, name in zip(found["runs"], ("one", "two"), strict=True):
+        checks = json.loads((tmp_path / name / "results.json").read_text())["cross_validation"]
+        expected = {check["key"]: check["accuracy"] for check in checks}
+        titles = {"graph": "given, graph", "knn": "given, kNN", "logistic_regression": "given, logistic"}
+        assert {key: run[title] for key, title in titles.items()} == expected
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        assert f" {100 * expected['graph']:.1f} +- " in line
+    assert "given labels, each hidden in turn" in printed
+    # Where every run knows other truth, that decides.
+    assert "given" not in call(capsys, "compare", finished_run, "-o", figure)
 
 
 @pytest.mark.parametrize("head", ["classifier", "graph"])
