@@ -59,14 +59,13 @@ def makefile_targets():
     return {word for name in names for word in name.split()}
 
 
-def test_python_blocks_run_one_after_another(tmp_path, monkeypatch):
+def test_every_python_block_runs_alone(tmp_path, monkeypatch):
     blocks = find_python(readme())
     assert blocks, "README.md shows no python code"
     monkeypatch.chdir(tmp_path)  # what the code writes does not land in the repository
-    namespace = {"__name__": "readme"}
     for line, code in blocks:
         # Empty lines in front, so that an error names the line of README.md.
-        exec(compile("\n" * (line - 1) + code, str(README), "exec"), namespace)
+        exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "readme"})
 
 
 def test_named_settings_exist():

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lspread.cli.items import LABELS_HELP
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,7 +31,7 @@ def run(command: str, argv: list[str]) -> int:
   lspread audit photos.safetensors --labels labels.csv -o check/ --json""",
     )
     parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
-    parser.add_argument("--labels", type=Path, required=True, help="CSV file with the columns file (or item) and label")
+    parser.add_argument("--labels", type=Path, required=True, help=LABELS_HELP)
     parser.add_argument("-o", "--output", type=Path, default=Path("audit"), help="folder (default: audit/)")
     parser.add_argument("--alpha", type=float, default=0.95, help="how far labels speak (default: 0.95)")
     parser.add_argument("--shown", type=int, default=20, help="most suspicious labels on the sheet (default: 20)")

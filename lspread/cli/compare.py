@@ -19,6 +19,9 @@ COLUMNS = (
     ("graph", "unlabeled", "unlabeled, graph"),
     ("knn", "unlabeled", "unlabeled, kNN"),
     ("logistic_regression", "unlabeled", "unlabeled, logistic"),
+    ("graph", "given", "given, graph"),
+    ("knn", "given", "given, kNN"),
+    ("logistic_regression", "given", "given, logistic"),
 )
 
 
@@ -38,9 +41,14 @@ def run(command: str, argv: list[str]) -> int:
 
     results = [read_results(folder) for folder in options.runs]
     table = [_accuracies(one) for one in results]
-    used = [title for _, _, title in COLUMNS if any(title in row for row in table)]
+    # Given labels are few, and a trained network knows them: they decide only where a run knows no other truth.
+    needs_given = not all(one.scores for one in results)
+    used = [title for _, on, title in COLUMNS if (on != "given" or needs_given) and any(title in row for row in table)]
     if not used:
-        raise DataError("none of these runs knows the truth of any item, so that there is nothing to compare.")
+        raise DataError(
+            "none of these runs knows the truth of any item, nor has two given labels of every class to hide in turn, "
+            "so that there is nothing to compare. Label more items, or set some aside for validation or test."
+        )
     names = _short_names(options.runs)
     draw_comparison(names, table, used, options.output)
     if options.json:
@@ -57,12 +65,18 @@ def run(command: str, argv: list[str]) -> int:
         minutes = one.seconds.get("fit")
         spent = "" if minutes is None else f"{minutes / 60:.1f}"
         print(f"{name:<{width}}  {one.num_labeled:>6,}" + "".join(f"  {cell:>20}" for cell in cells) + f"  {spent:>7}")
-    print(f"accuracy in %, with half the width of its 95 % interval\nwrote {options.output}")
+    print("accuracy in %, with half the width of its 95 % interval")
+    if any(title.startswith("given") for title in used):
+        print(
+            "given: given labels, each hidden in turn; a hint at best where they are few or a network has learned them"
+        )
+    print(f"wrote {options.output}")
     return 0
 
 
 def _accuracies(results: "Results") -> dict[str, tuple[float, tuple[float, float] | None]]:
     found = {(score.key, score.on): (score.accuracy, score.interval) for score in results.scores}
+    found |= {(check.key, "given"): (check.accuracy, check.interval) for check in results.given_checks}
     return {title: found[key, on] for key, on, title in COLUMNS if (key, on) in found}
 
 

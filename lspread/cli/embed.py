@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lspread.data import EmbeddedItems
     from lspread.data.decoding import Window
+    from lspread.typing import Metric
 
 __all__ = ["pick_device", "run"]
 
@@ -62,10 +63,11 @@ def run(command: str, argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.output.suffix != ".safetensors":
         raise ConfigError(f"-o needs a name that ends in .safetensors; got {options.output}.")
+    has_labels = False
     if options.source.is_dir():
         found = _embed_images(options)
     elif options.source.is_file():
-        found = _embed_rows(options)
+        found, has_labels = _embed_rows(options)
     else:
         raise DataError(f"There is no folder and no file {options.source}.")
     found.save(options.output)
@@ -77,7 +79,10 @@ def run(command: str, argv: list[str]) -> int:
     else:
         print(f"{n:,} items of {options.source}, {d} numbers each ({found.made_by['features']})")
         print(f"wrote {options.output}")
-        print(f"next: lspread suggest {options.output}    lspread spread {options.output} --labels labels.csv -o out/")
+        labels = options.source if has_labels else "labels.csv"
+        print(f"next: lspread suggest {options.output}    lspread spread {options.output} --labels {labels} -o out/")
+        if found.kind != "image" and not has_labels:
+            print(f"labels.csv has the columns item and label; items are {', '.join(found.items[:3])}, ...")
     return 0
 
 
@@ -258,7 +263,8 @@ def pick_device(name: str) -> "torch.device":
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _embed_rows(options: argparse.Namespace) -> "EmbeddedItems":
+def _embed_rows(options: argparse.Namespace) -> "tuple[EmbeddedItems, bool]":
+    """Return the rows with their embeddings, and whether some of them have a label."""
     from lspread.data import EmbeddedItems
     from lspread.data.columns import read_columns
 
@@ -268,6 +274,6 @@ def _embed_rows(options: argparse.Namespace) -> "EmbeddedItems":
     told = {"label", *options.leave_out} | ({id_column} if id_column else set())
     found = columns.features(options.text, model=options.model, leave_out=told)
     root = str(options.source.resolve())
-    return EmbeddedItems(
-        found.embedding, items, found.kind, root, "cosine" if found.kind == "text" else "euclidean", found.made_by
-    )
+    metric: Metric = "cosine" if found.kind == "text" else "euclidean"
+    embedded = EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by)
+    return embedded, any(cell.strip() for cell in columns.cells.get("label", []))

@@ -153,6 +153,15 @@ def _label_studio(folder: Path, output: Path, prefix: str) -> tuple[Path, str]:
     table = folder / "predictions.csv"
     if not table.is_file():
         raise DataError(f"{folder} has no predictions.csv; name the folder of a finished run or of `lspread spread`.")
+    if (folder / "results.json").is_file():
+        from lspread.report import read_results
+
+        noun = read_results(folder).noun
+        if noun in ("texts", "rows"):
+            raise ConfigError(
+                f"--to label-studio needs a run on images, whose paths its tasks hold; {folder} is about {noun}, and "
+                "its predictions.csv has only their names. Join it by its column `item` with the file of the rows."
+            )
     tasks: list[dict[str, Any]] = []
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for row in csv.DictReader(file):

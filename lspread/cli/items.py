@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from lspread.graph import Graph
     from lspread.report import SheetPicture
 
-__all__ = ["add_graph_options", "graph_of", "read_labels", "sheet_picture", "texts_of"]
+__all__ = ["LABELS_HELP", "add_graph_options", "graph_of", "read_labels", "sheet_picture", "texts_of"]
+
+LABELS_HELP = "CSV file with the columns file (or item) and label; or the embedded CSV file itself, if it has labels"
 
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:
@@ -74,11 +76,10 @@ def texts_of(items: "EmbeddedItems") -> list[str] | None:
         columns = read_columns(items.root)
     except DataError:
         return None
-    cells, counted = columns.cells, [str(row) for row in range(1, len(items.items) + 1)]
-    named = next((name for name, column in cells.items() if [cell.strip() for cell in column] == items.items), None)
-    if len(columns) != len(counted) or (named is None and items.items != counted):
+    if not columns.are_named(items.items):
         return None
     if items.kind == "table":
+        named = columns.column_of(items.items)
         return columns.excerpts(leave_out=[name for name in (named, "label") if name is not None])
     column = items.made_by.get("column", "")
-    return columns.excerpts(column) if column in cells else None
+    return columns.excerpts(column) if column in columns.cells else None

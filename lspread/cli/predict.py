@@ -21,6 +21,8 @@ __all__ = ["run"]
 
 NUM_SHOWN = 10
 """Classes that the summary counts by name, the commonest."""
+SOURCE_FILE = "source.txt"
+"""Beside predictions.csv: the path of the images that it is about."""
 _OWN_OPTIONS = ("-o", "--output", "--head", "--batch-size", "--device", "--json")
 
 
@@ -30,7 +32,16 @@ def run(command: str, argv: list[str]) -> int:
         from lspread.cli import loop
 
         return loop.run(command, argv)
-    options = _parser(command).parse_args(argv)
+    parser = _parser(command)
+    names = [argument.partition("=")[0] for argument in argv]
+    if "--data.test_csv" in names:
+        wrong = ", ".join(dict.fromkeys(name for name in names if name in _OWN_OPTIONS))
+        if wrong:
+            parser.error(
+                f"{wrong} cannot stand beside --data.test_csv, only beside a folder of new images. New rows are "
+                f"labeled by the trained classifier, in RUN/predict.csv: leave out {wrong}."
+            )
+    options = parser.parse_args(argv)
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1; got {options.batch_size}.")
     return _predict(options)
@@ -69,7 +80,12 @@ examples:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder of a finished run")
     parser.add_argument("source", type=Path, metavar="IMAGES", help="a folder, searched with its subfolders, or a file")
-    parser.add_argument("-o", "--output", type=Path, help="folder to write; default: RUN/predictions-<name of IMAGES>")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder to write; default: RUN/predictions-<name of IMAGES>, and -graph behind it with --head graph",
+    )
     parser.add_argument("--head", choices=("classifier", "graph"), default="classifier", help="who answers (see below)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
@@ -92,6 +108,8 @@ def _predict(options: argparse.Namespace) -> int:
     from lspread.lit.graph_head import GRAPH_HEAD_FILE, load_graph_head
     from lspread.lit.saved_model import load_classifier
 
+    source = options.source.resolve()
+    folder = _choose_folder(options, source)
     model = load_classifier(options.run)
     has_graph = options.head == "graph" or (options.run / GRAPH_HEAD_FILE).is_file()
     graph = load_graph_head(options.run) if has_graph else None
@@ -100,9 +118,8 @@ def _predict(options: argparse.Namespace) -> int:
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
     if not answers.file:
         raise DataError(f"None of the {len(answers.unreadable)} image files of {options.source} can be read.")
-    source = options.source.resolve()
-    folder = options.output or options.run / f"predictions-{source.stem if source.is_file() else source.name}"
     table = _write_table(folder, answers, options.head)
+    (folder / SOURCE_FILE).write_text(f"{source}\n", encoding="utf-8", errors="surrogateescape")
     counts = Counter(answers.label)
     if options.json:
         facts = {
@@ -119,6 +136,28 @@ def _predict(options: argparse.Namespace) -> int:
     _tell(answers, counts, options, has_graph=graph is not None)
     print(f"wrote {table}")
     return 0
+
+
+def _choose_folder(options: argparse.Namespace, source: Path) -> Path:
+    """Return the folder to write.
+
+    Raises:
+        ConfigError: It is the run itself, or holds a predictions.csv that was not made from `source`.
+    """
+    name = source.stem if source.is_file() else source.name
+    default = f"predictions-{name}{'-graph' if options.head == 'graph' else ''}"
+    folder: Path = options.output or options.run / default
+    if folder.resolve() == options.run.resolve():
+        raise ConfigError(f"-o {folder} is the run itself; choose another folder.")
+    note = folder / SOURCE_FILE
+    earlier = note.read_text(encoding="utf-8", errors="surrogateescape").strip() if note.is_file() else None
+    if (folder / "predictions.csv").exists() and earlier != str(source):
+        made = "not of this command" if earlier is None else f"of {earlier}"
+        raise ConfigError(
+            f"{folder / 'predictions.csv'} is {made}, and would be replaced by the labels of {source}. "
+            "Name another folder with -o, or remove it."
+        )
+    return folder
 
 
 def _ask(model: "SavedClassifier", graph: "GraphHead | None", options: argparse.Namespace) -> _Answers:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lspread.cli.items import LABELS_HELP
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(command: str, argv: list[str]) -> int:
   lspread spread mails.safetensors --labels labels.csv -o out/ --robust --prior labeled --json""",
     )
     parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
-    parser.add_argument("--labels", type=Path, required=True, help="CSV file with the columns file (or item) and label")
+    parser.add_argument("--labels", type=Path, required=True, help=LABELS_HELP)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--alpha", type=float, help="how much an item listens to its neighbors; default: 0.99, less below 1,800 items"
@@ -59,6 +60,12 @@ def run(command: str, argv: list[str]) -> int:
     target = options.target_precision
     if target is not None and not 0 < target <= 1:
         raise ConfigError(f"--target-precision must be above 0 and at most 1; got {target}.")
+    trained = next((name for name in ("config.yaml", "model.json") if (options.output / name).exists()), None)
+    if trained is not None:
+        raise ConfigError(
+            f"-o {options.output} holds {trained}, as a trained run does, whose predictions.csv and results.json would "
+            "be replaced; choose another folder."
+        )
 
     import torch
 
@@ -83,7 +90,7 @@ def run(command: str, argv: list[str]) -> int:
     confidence, predicted = probability.max(1)
     is_given = label != UNLABELED
     predicted = torch.where(is_given, label, predicted)
-    confidence = torch.where(is_given, 1.0, confidence.float())
+    confidence = torch.where(is_given, 1.0, confidence)
     seconds = {"spread": time.perf_counter() - start}
     start = time.perf_counter()
     checks, hidden = _cross_validate(items, label, len(names), model, options)
@@ -99,7 +106,7 @@ def run(command: str, argv: list[str]) -> int:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["lspread", command, *argv]),
         "seed": options.seed,
-        **_describe(items, names, label, predicted, confidence, model, options),
+        **_describe(items, names, label, predicted, confidence.float(), model, options),
         "cross_validation": checks,
         "reliability": reliability,
         "num_sure": None if threshold is None else written - int(is_given.sum()),
@@ -164,7 +171,9 @@ def _cross_validate(
         found = _fit(model.graph_, given, num_classes, options)
         classes = torch.from_numpy(found.classes_)
         probability = torch.from_numpy(found.label_distributions_)[index]
-        confidence, place = sharpen(probability, model.temperature_).max(1)
+        if model.temperature_ != 1:  # as the model does: what is not sharpened stays the same to the last bit
+            probability = sharpen(probability, model.temperature_)
+        confidence, place = probability.max(1)
         is_reached = torch.from_numpy(found.is_reached_)[index]
         sure.append(confidence)
         right.append(is_reached & (classes[place] == label[index]))
@@ -186,7 +195,7 @@ def _cross_validate(
 
 
 def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]:
-    """Return the lowest confidence above which a share `target` of the hidden labels was right.
+    """Return the lowest confidence from which on a share `target` of the hidden labels was right.
 
     Raises:
         DataError: A class has one label only, so that none could be hidden.
@@ -201,7 +210,10 @@ def _threshold(sure: "Tensor", right: "Tensor", target: float) -> dict[str, Any]
         )
     order = sure.argsort(descending=True)
     precision = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
-    enough = (precision >= target).nonzero().flatten()
+    # Equally sure labels lie on one side of a threshold, so only the last of them can be the cut.
+    is_last = torch.ones_like(right)
+    is_last[:-1] = sure[order[1:]] < sure[order[:-1]]
+    enough = ((precision >= target) & is_last).nonzero().flatten()
     if not len(enough):
         return {"threshold": None, "precision": None, "num_hidden": len(sure), "num_above": 0, "interval": None}
     last = int(enough[-1])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lspread.cli.items import LABELS_HELP
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ examples:
   The chosen items stand in suggestions.csv with an empty column `label`: fill it, and it is a labels file.""",
     )
     parser.add_argument("embeddings", type=Path, help="a file of `lspread embed`")
-    parser.add_argument("--labels", type=Path, help="CSV file with the columns file (or item) and label")
+    parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("-n", "--num", type=int, default=10, help="how many items (default: 10)")
     parser.add_argument("-o", "--output", type=Path, default=Path("suggestions"), help="folder (default: suggestions/)")
     parser.add_argument("--strategy", choices=STRATEGIES, default="auto")

@@ -33,7 +33,7 @@ def format_summary(run_dir: str | Path) -> str:
     for sentence in (summary.headline, *summary.notes):
         lines += textwrap.wrap(sentence, 100)
     lines += ["", f"Files in {folder}:"]
-    files = [(name, text) for name, text in _FILES.items() if (folder / name).exists()]
+    files = [(name, text) for name, text in _texts(folder, results).items() if (folder / name).exists()]
     width = max(len(str(folder / name)) for name, _ in files)
     lines += [f"  {folder / name!s:<{width}}  {text}" for name, text in files]
     num_kept = results.graph.get("head_rows", 0)
@@ -41,6 +41,18 @@ def format_summary(run_dir: str | Path) -> str:
     if 0 < num_kept < num_reached:
         lines += [f"graph_head.safetensors keeps {num_kept:,} of {num_reached:,} training images (--graph_head_rows)."]
     return "\n".join(lines)
+
+
+def _texts(folder: Path, results: Results) -> dict[str, str]:
+    """Return what to say of each file: `lspread predict RUN IMAGES` is for runs on pictures only."""
+    if results.is_image:
+        return _FILES
+    texts = _FILES | {"graph_head.safetensors": "embeddings and their labels: lspread.lit.load_graph_classifier(RUN)"}
+    config = folder / "config.yaml"
+    if results.noun in ("texts", "rows") and config.is_file() and "RowData" in config.read_text(encoding="utf-8"):
+        new = "to resume, or to label new rows: lspread predict RUN --data.test_csv NEW.csv"
+        return texts | {"checkpoints/last.ckpt": new}
+    return texts
 
 
 def _table(results: Results) -> list[str]:

@@ -83,6 +83,16 @@ class Columns:
             seen.add(item)
         return items, column
 
+    def column_of(self, items: Sequence[str]) -> str | None:
+        """Return the first column that holds these names, one a row and in order; None where there is none."""
+        names = list(items)
+        return next((name for name, cells in self.cells.items() if [cell.strip() for cell in cells] == names), None)
+
+    def are_named(self, items: Sequence[str]) -> bool:
+        """Whether these are the rows' names: a column holds them, or the rows are counted."""
+        counted = [str(row) for row in range(1, len(self) + 1)]
+        return list(items) == counted or self.column_of(items) is not None
+
     def features(
         self,
         text_column: str | None = None,

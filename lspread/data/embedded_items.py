@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from lspread.data.columns import read_columns
 from lspread.data.embeddings import check_embeddings
-from lspread.data.labels_csv import class_names_of, read_labels_csv
+from lspread.data.labels_csv import LabelTable, class_names_of, read_labels_csv
 from lspread.errors import DataError
 from lspread.typing import UNLABELED, ItemKind, Metric
 
@@ -84,20 +85,37 @@ class EmbeddedItems:
         """Read a table of labels and find its items.
 
         Args:
-            path: CSV file with the columns `file` (or `item`) and `label`; an empty label says nothing.
+            path: CSV file with the columns `file` (or `item`) and `label`; an empty label says nothing. Of texts and
+                tables also the file of the rows itself, `root`, which has a column `label`.
 
         Returns:
             Labels `(n,)` int64, `UNLABELED` elsewhere, and the names of the classes, sorted.
 
         Raises:
-            DataError: The file cannot be read, names items that are not here, or labels of fewer than two classes.
+            DataError: The file cannot be read, names items that are not here, or labels of fewer than two classes; or
+                it is `root` and has no column `label`, or other rows than were embedded.
         """
-        table = read_labels_csv(path, self.root if self.kind == "image" else None)
+        table = self._label_table(Path(path))
         names = class_names_of(table)
         rows, given = table.match(self.items, Path(self.root), names)
         label = torch.full((len(self.items),), UNLABELED)
         label[rows] = given
         return label, names
+
+    def _label_table(self, path: Path) -> LabelTable:
+        if self.kind == "image":
+            return read_labels_csv(path, self.root)
+        if not path.is_file() or path.resolve() != Path(self.root).resolve():
+            return read_labels_csv(path, None)
+        columns = read_columns(path)
+        columns.require("label")
+        if not columns.are_named(self.items):
+            raise DataError(
+                f"{path} no longer holds the {len(self.items)} rows that were embedded. Embed it again, or name their "
+                "labels in a file of its own, with the columns `item` and `label`."
+            )
+        label = tuple(cell.strip() for cell in columns.cells["label"])
+        return LabelTable(path, tuple(self.items), label, tuple(columns.line))
 
     def write_table(self, path: Path, header: list[str], rows: list[list[str]]) -> None:
         """Write a CSV file, UTF-8; file names that are no UTF-8 stay readable back."""

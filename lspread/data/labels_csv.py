@@ -19,6 +19,7 @@ from lspread.typing import UNLABELED
 __all__ = ["LabelTable", "class_names_of", "read_labels_csv", "relative_path"]
 
 _COLUMNS = ("file", "label")
+_ROW_NAMES = " `item` is a row's cell in the column that names the rows (`item` or `id`), else its number: 1, 2, 3, ..."
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,14 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
     missing = f"There is no label file {path}. It needs a first line `file,label` and a row per image."
     text, separator = read_separated(path, missing, errors="surrogateescape")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
+    item = "item" if root is None else "file"
     header = ["file" if cell.strip() == "item" else cell.strip() for cell in next(reader, [])]
     if sorted(name for name in header if name not in besides) != sorted(_COLUMNS):
         raise DataError(
-            f"{path} needs exactly the columns `file` and `label` in its first line; got "
-            f"{', '.join(f'`{name}`' for name in header) or 'an empty file'}. " + _column_advice(header, besides)
+            f"{path} needs exactly the columns `{item}` and `label` in its first line; got "
+            f"{', '.join(f'`{name}`' for name in header) or 'an empty file'}. "
+            + _column_advice(header, besides).replace("Missing: file", f"Missing: {item}")
+            + (_ROW_NAMES if root is None else "")
         )
     file_at, label_at = header.index("file"), header.index("label")
     seen: dict[str, tuple[str, int]] = {}

@@ -31,7 +31,8 @@ class LabelSpreadingClassifier(GraphClassifier):
             function of two X `(n, d)` and `(m, d)` that returns weights `(n, m)`.
         gamma: Of "rbf".
         n_neighbors: Of "knn", the item itself among them; as many fitted items vote for a new one.
-        alpha: How much an item listens to its neighbours, in [0, 1): 0 leaves the labels as they are.
+        alpha: How much an item listens to its neighbours, in [0, 1): 0 leaves the labels as they are. "rbf" joins
+            many more items than "knn" and wants less, such as scikit-learn's 0.2.
         max_iter: Most steps of the solver.
         tol: Relative residual to reach.
         n_jobs: Threads; None takes what torch is set to, -1 likewise.

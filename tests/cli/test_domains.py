@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, recall_score
 
 from lspread.cli.main import main
+from lspread.cli.summary import format_summary
 from lspread.data import EmbeddedItems, RowData
 from lspread.lit.saved_model import load_classifier
 from lspread.report import read_results
@@ -82,6 +83,27 @@ def test_images_are_nothing_for_a_run_on_rows(cancer, capsys):
     error = capsys.readouterr().err
     assert "was trained on rows of 32 numbers, not on images" in error
     assert "--data.test_csv FILE" in error
+
+
+@pytest.mark.parametrize("option", [["--head", "graph"], ["-o", "out"], ["--json"], ["--head=graph"]])
+def test_options_for_new_images_are_named_beside_new_rows(cancer, capsys, option):
+    assert main(["predict", str(cancer / "run"), "--data.test_csv", str(cancer / "cancer.csv"), *option]) == 2
+    error = capsys.readouterr().err
+    name = option[0].partition("=")[0]
+    assert f"error: {name} cannot stand beside --data.test_csv" in error
+    assert f"leave out {name}." in error
+
+
+def test_what_is_said_of_the_files_of_a_run_on_rows(cancer):
+    said = format_summary(cancer / "run")
+    assert "lspread predict RUN --data.test_csv NEW.csv" in said
+    assert "IMAGES" not in said
+
+
+def test_rows_are_no_tasks_with_images(cancer, tmp_path, capsys):
+    assert main(["export", str(cancer / "run"), "--to", "label-studio", "-o", str(tmp_path / "tasks")]) == 1
+    assert "--to label-studio needs a run on images" in capsys.readouterr().err
+    assert not (tmp_path / "tasks" / "predictions.json").exists()
 
 
 def test_the_saved_model_needs_no_data(cancer):

@@ -19,6 +19,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 
 from lspread.cli import audit as audit_module
 from lspread.cli import embed as embed_module
+from lspread.cli import spread as spread_module
 from lspread.cli.main import main
 from lspread.data import EmbeddedItems, FolderImages, decode_image
 from lspread.data.features import pixel_features
@@ -251,6 +252,64 @@ def test_target_precision_writes_what_is_sure_enough(digits, tmp_path, capsys):
     assert [check["key"] for check in whole["checks"]] == ["graph", "knn", "logistic_regression"]
 
 
+@pytest.mark.parametrize(
+    ("sure", "right", "target", "threshold", "num_above"),
+    [
+        # 25 right at 0.9, and two of equal confidence below, one of them wrong: 26 of 27 are less than 98 %.
+        ([0.9] * 25 + [0.6, 0.6], [True] * 26 + [False], 0.98, 0.9, 25),
+        ([0.6, 0.6] + [0.9] * 25, [True, False] + [True] * 25, 0.96, 0.6, 27),
+        ([0.7, 0.7, 0.7], [True, True, False], 0.9, None, 0),
+        ([0.2, 0.8, 0.5], [False, True, True], 1.0, 0.5, 2),
+    ],
+)
+def test_the_threshold_keeps_its_promise_among_equal_confidences(sure, right, target, threshold, num_above):
+    sure, right = torch.tensor(sure, dtype=torch.float64), torch.tensor(right)
+    found = spread_module._threshold(sure, right, target)
+    assert (found["threshold"], found["num_above"]) == (threshold, num_above)
+    if threshold is not None:
+        is_above = sure >= found["threshold"]
+        assert found["num_above"] == int(is_above.sum())
+        assert found["precision"] == float(right[is_above].double().mean()) >= target
+
+
+def test_items_as_sure_as_the_threshold_get_a_label(digits, tmp_path, capsys, monkeypatch):
+    folder, _, given = digits
+    confidence = []
+
+    def fit(*arguments, **options):
+        model = real(*arguments, **options)
+        confidence.append(model.label_distributions_.max(1))
+        return model
+
+    def threshold(*_):
+        lost = [one for one in confidence[0] if np.float32(one) < one]  # what float32 would round below itself
+        return {
+            "threshold": float(sorted(lost)[-20]),
+            "precision": 1.0,
+            "num_hidden": 30,
+            "num_above": 30,
+            "interval": [0, 1],
+        }
+
+    real = spread_module._fit
+    monkeypatch.setattr(spread_module, "_fit", fit)
+    monkeypatch.setattr(spread_module, "_threshold", threshold)
+    arguments = ["--labels", folder / "labels.csv", "-o", tmp_path, "--target-precision=0.9", "--json"]
+    out = json.loads(call(capsys, "spread", folder / "z.safetensors", *arguments))
+    is_given = [row["item"] in given for row in read(tmp_path / "predictions.csv")]
+    assert out["num_written"] == int(((confidence[0] >= out["threshold"]) | is_given).sum())
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.json"])
+def test_spread_does_not_write_over_a_trained_run(digits, tmp_path, capsys, name):
+    folder, _, _ = digits
+    (tmp_path / name).write_text("")
+    arguments = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path]
+    assert main([str(part) for part in arguments]) == 1
+    assert f"-o {tmp_path} holds {name}, as a trained run does" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_suggest_without_a_label_covers_the_classes(digits, tmp_path, capsys):
     folder, true, _ = digits
     printed = call(capsys, "suggest", folder / "z.safetensors", "-n", 15, "-o", tmp_path)
@@ -391,6 +450,20 @@ def test_texts(tmp_path, capsys, model):
     call(capsys, "suggest", tmp_path / "z.safetensors", "--labels", labels, "-n", 3, "-o", tmp_path / "next")
     assert len(read(tmp_path / "next" / "suggestions.csv")) == 3
     call(capsys, "audit", tmp_path / "z.safetensors", "--labels", labels, "-o", tmp_path / "audit")
+
+
+def test_the_embedded_texts_bring_their_labels(tmp_path, capsys):
+    given = {0, 1, 10, 12}
+    rows = [[text, label if row in given else ""] for row, (text, label) in enumerate(TEXTS)]
+    source, z = write(tmp_path / "texts.csv", ["text", "label"], rows), tmp_path / "z.safetensors"
+    printed = call(capsys, "embed", source, "-o", z)
+    assert f"lspread spread {z} --labels {source} -o out/" in printed
+    call(capsys, "spread", z, "--labels", source, "-o", tmp_path / "out")
+    found = read(tmp_path / "out" / "predictions.csv")
+    assert {int(row["item"]) - 1 for row in found if row["status"] == "given"} == given
+    assert np.mean([row["label"] == label for row, (_, label) in zip(found, TEXTS, strict=True)]) >= 0.9
+    write(source, ["text"], [[text] for text, _ in TEXTS])
+    assert "labels.csv has the columns item and label; items are 1, 2, 3, ..." in call(capsys, "embed", source, "-o", z)
 
 
 def test_a_table_of_measurements(tmp_path, capsys):
@@ -588,10 +661,30 @@ def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys
     assert [row["validation"] for row in found["runs"]] == [accuracy, accuracy]
     assert main(["compare", str(tmp_path)]) == 1
     assert "results.json" in capsys.readouterr().err
-    results["scores"] = []
+    results["scores"], results["cross_validation"] = [], []
     (second / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(second)]) == 1
     assert "nothing to compare" in capsys.readouterr().err
+
+
+def test_runs_of_a_few_labels_are_compared_by_given_labels_hidden_in_turn(digits, finished_run, tmp_path, capsys):
+    folder, _, _ = digits
+    arguments = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv"]
+    call(capsys, *arguments, "-o", tmp_path / "one")
+    call(capsys, *arguments, "--alpha=0.5", "-o", tmp_path / "two")
+    figure = tmp_path / "both.png"
+    printed = call(capsys, "compare", tmp_path / "one", tmp_path / "two", "-o", figure)
+    found = json.loads(call(capsys, "compare", tmp_path / "one", tmp_path / "two", "-o", figure, "--json"))
+    for run, name in zip(found["runs"], ("one", "two"), strict=True):
+        checks = json.loads((tmp_path / name / "results.json").read_text())["cross_validation"]
+        expected = {check["key"]: check["accuracy"] for check in checks}
+        titles = {"graph": "given, graph", "knn": "given, kNN", "logistic_regression": "given, logistic"}
+        assert {key: run[title] for key, title in titles.items()} == expected
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        assert f" {100 * expected['graph']:.1f} +- " in line
+    assert "given labels, each hidden in turn" in printed
+    # Where every run knows other truth, that decides.
+    assert "given" not in call(capsys, "compare", finished_run, "-o", figure)
 
 
 @pytest.mark.parametrize("head", ["classifier", "graph"])

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from lspread.cli.config import bundled_config
 from lspread.cli.main import main
+from lspread.cli.summary import format_summary
 from lspread.data import decode_image
 from lspread.lit import load_classifier, load_graph_classifier
 from tests.cli.conftest import COLORS
@@ -49,7 +50,7 @@ def test_new_images_get_the_answers_of_the_saved_network(finished_run, new, tmp_
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["predict", str(run), str(new), "--head", head, "--batch-size", "4"]) == 0
     printed = capsys.readouterr()
-    table = run / "predictions-new ones" / "predictions.csv"
+    table = run / f"predictions-new ones{'-graph' if head == 'graph' else ''}" / "predictions.csv"
     assert f"wrote {table}" in printed.out
     assert f"10 images of {new}, labeled by the {head} (mean confidence " in printed.out
     assert f"left out, unreadable: {new / 'broken.jpg'}: its content is not a known image format" in printed.err
@@ -69,6 +70,10 @@ def test_new_images_get_the_answers_of_the_saved_network(finished_run, new, tmp_
     assert {row["head"] for row in rows} == {head}
     assert [row["far"] for row in rows] == ["yes" if far else "no" for far in is_far.tolist()]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_on_images_says_how_its_graph_labels_new_ones(finished_run):
+    assert "lspread predict RUN IMAGES --head graph" in format_summary(finished_run)
 
 
 def test_json_for_scripts(finished_run, new, tmp_path, capsys):
@@ -124,6 +129,26 @@ def test_an_older_settings_file_is_read(finished_run, tmp_path, capsys):
     config.write_text("\n".join(line for line in config.read_text().split("\n") if "graph_head_rows" not in line))
     assert main(["predict", str(run)]) == 0
     assert f"labels of 42 items: {run / 'predict.csv'}" in capsys.readouterr().out
+
+
+def test_tables_of_the_run_and_of_other_images_are_not_replaced(finished_run, new, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "elsewhere" / new.name
+    shutil.copytree(finished_run, run)
+    shutil.copytree(new, other)
+    before = (run / "predictions.csv").read_bytes()
+    assert main(["predict", str(run), str(new), "-o", str(tmp_path / "nowhere" / ".." / "run")]) == 1
+    assert "is the run itself; choose another folder" in capsys.readouterr().err
+    assert (run / "predictions.csv").read_bytes() == before
+    for _ in range(2):  # the same images again
+        assert main(["predict", str(run), str(new)]) == 0
+    table = run / f"predictions-{new.name}" / "predictions.csv"
+    before = table.read_bytes()
+    capsys.readouterr()
+    assert main(["predict", str(run), str(other)]) == 1
+    assert f"{table} is of {new}, and would be replaced by the labels of {other}" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert main(["predict", str(run), str(new), "-o", str(finished_run)]) == 1
+    assert f"{finished_run / 'predictions.csv'} is not of this command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

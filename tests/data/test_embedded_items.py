@@ -50,6 +50,29 @@ def test_errors(tmp_path):
         EmbeddedItems.load(tmp_path / "z.safetensors").read_labels(tmp_path / "labels.csv")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_embedded_file_is_a_label_file(tmp_path, named):
+    rows = tmp_path / "texts.csv"
+    first = ["code,text,label", "b,one,food", "a,two,", "c,three,arts"]
+    rows.write_text("\n".join(first if named else [row.partition(",")[2] for row in first]))
+    items = make(items=["b", "a", "c"] if named else ["1", "2", "3"], kind="text", root=str(rows))
+    label, names = items.read_labels(tmp_path / "." / "texts.csv")
+    assert (names, label.tolist()) == (["arts", "food"], [1, -1, 0])
+    # Another file names its rows, since nothing else says which they are.
+    (tmp_path / "other.csv").write_text("text,label\none,food\n")
+    with pytest.raises(
+        DataError, match=r"exactly the columns `item` and `label`.*Missing: item\. Unknown: text\. .*: 1, 2, 3"
+    ):
+        items.read_labels(tmp_path / "other.csv")
+    with rows.open("a") as file:
+        file.write("\nd,four,food" if named else "\nfour,food")
+    with pytest.raises(DataError, match=r"no longer holds the 3 rows that were embedded\. Embed it again"):
+        items.read_labels(rows)
+    rows.write_text("text\none\ntwo\nthree\n")
+    with pytest.raises(DataError, match="has no column `label`"):
+        items.read_labels(rows)
+
+
 def test_labels_find_their_items(tmp_path):
     items = make(root=str(tmp_path))
     (tmp_path / "labels.csv").write_text("label,item\nzebra,c.png\nape,a.png\n,b/ä.png\n", encoding="utf-8")
