@@ -263,8 +263,9 @@ class FewLabelClassifier(LightningModule):
         self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the weights were trained on: the moments of the images, what features were fitted to, and time."""
+        """Keep what the weights were trained on: the moments of the images, classes, fitted features, and time."""
         checkpoint["image_moments"] = self.moments
+        checkpoint["class_names"] = list(self.data.class_names)
         checkpoint["features_fingerprint"] = self.data.features_fingerprint
         checkpoint["warmup_seconds"] = self._warmup_seconds
         checkpoint["is_head_trained"] = self.is_head_trained
@@ -273,8 +274,17 @@ class FewLabelClassifier(LightningModule):
         """Take the moments of the images and the time of the warm-up.
 
         Raises:
-            DataError: The features of the data were fitted to other rows than those of the checkpoint.
+            DataError: The data has other classes than the checkpoint, or features that were fitted to other rows.
         """
+        names = checkpoint.get("class_names")
+        if names is not None and self._trainer is not None and names != list(self.data.class_names):
+            # Before the head is trained, no weight knows a class: other labels may start from a kept warm-up.
+            if checkpoint.get("is_head_trained") or len(names) != self.num_classes:
+                raise DataError(
+                    f"the classes of {self.data.name} are {', '.join(self.data.class_names)}, but this run was trained "
+                    f"on {', '.join(names)}, in this order. Put these names back where the labels are, list them as "
+                    "--data.class_names (where a class has lost its last label), or train again."
+                )
         fitted = checkpoint.get("features_fingerprint")
         if fitted is not None and self._trainer is not None and fitted != self.data.features_fingerprint:
             raise DataError(
