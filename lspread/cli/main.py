@@ -39,7 +39,7 @@ _EXAMPLES = """examples:
   lspread demo
   lspread config image_folder > my.yaml
   lspread fit --config my.yaml --data.root photos/ --data.labels_csv labels.csv
-  lspread fit --config my.yaml --trainer.max_epochs 20 --seed_everything 1
+  lspread fit --config my.yaml --trainer.max_epochs 60 --seed_everything 1
   lspread fit runs/20260101-120000-photos          (go on after Ctrl-C)
   lspread test runs/20260101-120000-photos
   lspread predict runs/20260101-120000-photos new/

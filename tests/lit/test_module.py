@@ -492,6 +492,10 @@ def test_validation_and_test_accuracy_are_counted_by_hand(make_trainer: Callable
         ({"lr": 0.0}, r"lr and temperature must be greater than 0; got lr=0.0"),
         ({"pseudo_weight": -1.0}, r"pseudo_weight must be 0 or more; got -1.0"),
         ({"warmup_epochs": -1}, r"warmup_epochs must be 0 or more"),
+        (
+            {"spread_layer": LabelPropagation(10, k=3)},
+            r"for the 3 classes .* num_classes=10. Set --model.spread_layer.init_args.num_classes 3",
+        ),
         ({"backbone": nn.Flatten()}, r"num_features; Flatten does not\. Use lspread\.nn\.create_backbone"),
     ],
 )

@@ -207,7 +207,7 @@ def test_an_interrupt_after_the_last_batch_of_an_epoch_loses_no_refresh(
 
 
 def test_pseudo_labels_of_fewer_items_are_computed_anew(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    """An item was added since: the second epoch has no refresh of its own, but the saved pseudo-labels lack the item."""
+    """An item was added since: the second epoch is due no refresh, but the saved pseudo-labels lack the item."""
     trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=1)
     trainer.fit(make_model(), datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
