@@ -23,6 +23,7 @@ def run(command: str, argv: list[str]) -> int:
     """Rank the given labels by how much the others speak against them; changes none."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Leave out every given label in turn, ask all others for it, and rank labels by how wrong they "
         "look. No label is changed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

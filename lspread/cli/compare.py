@@ -29,6 +29,7 @@ def run(command: str, argv: list[str]) -> int:
     """Print the table and draw the figure."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Accuracies of finished runs side by side, with intervals.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  lspread compare runs/a runs/b\n  lspread compare runs/* -o compare.png --json",

@@ -38,7 +38,9 @@ def bundled_config(name: str) -> Path:
 def run(command: str, argv: list[str]) -> int:
     """List the settings files, or print one."""
     parser = argparse.ArgumentParser(
-        prog=f"lspread {command}", description="List the settings files that come with lspread, or print one."
+        prog=f"lspread {command}",
+        allow_abbrev=False,
+        description="List the settings files that come with lspread, or print one.",
     )
     parser.add_argument("name", nargs="?", help="the file to print, such as image_folder")
     name = parser.parse_args(argv).name

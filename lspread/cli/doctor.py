@@ -22,6 +22,7 @@ def run(command: str, argv: list[str]) -> int:
     """Print what was found; exit code 1 where something is wrong."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Versions, device, memory and data of this machine; with a folder, every image in it is opened.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  lspread doctor\n  lspread doctor photos/\n\nexit code: 0 fine, 1 something is wrong",

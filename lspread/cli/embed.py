@@ -27,6 +27,7 @@ def run(command: str, argv: list[str]) -> int:
     """Embed a folder of images or the rows of a CSV file."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Write the embeddings of images, texts or rows of a table to one .safetensors file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:

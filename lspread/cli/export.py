@@ -30,6 +30,7 @@ def run(command: str, argv: list[str]) -> int:
     """Write one format of a run and check that it answers as the run does."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Write a finished run for other tools; what was written is read again and compared with the run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""formats:

@@ -14,6 +14,7 @@ def run(command: str, argv: list[str]) -> int:
     """Write labels.csv, with a row for every image, and config.yaml."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Write labels.csv (a row for every image, labels empty) and config.yaml (settings, with comments) "
         "into a folder of images. Files that are there stay as they are.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,7 +16,7 @@ _HELP = """usage: lspread {command} [RUN] [--config FILE ...] [--SETTING VALUE .
   --run_dir FOLDER             where to write; default: runs/<date>-<time>-<data>
   --data.root photos/          any setting of a file by its place: the data's,
   --model.lr 0.001             the model's,
-  --trainer.max_epochs 20      or the trainer's
+  --trainer.max_epochs 60      or the trainer's
   --help-all                   every setting with its meaning (takes some seconds)
 
 examples:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -20,7 +20,11 @@ _UNKNOWN = re.compile(r"Option '(?P<name>[^']*)' is not accepted")
 
 
 class RunParser(LightningArgumentParser):
-    """LightningCLI's parser, but an error is told in a few lines."""
+    """LightningCLI's parser, but names are written out, and an error is told in a few lines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # a mistyped name would be taken as the beginning of another
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and leave with exit code 2."""
@@ -28,7 +32,7 @@ class RunParser(LightningArgumentParser):
             super().error(message, ex)
         command = self.prog.replace(" [options]", "")
         print(f"{command}: error: {shorten_message(message)}", file=sys.stderr)
-        print(f"All settings: {command} --help-all", file=sys.stderr)
+        print(f"All settings: {command} --help-all. A settings file is given as --config FILE.", file=sys.stderr)
         sys.exit(2)
 
 

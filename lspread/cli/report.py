@@ -11,7 +11,9 @@ __all__ = ["run"]
 def run(command: str, argv: list[str]) -> int:
     """Read a run folder and write its report.html."""
     parser = argparse.ArgumentParser(
-        prog=f"lspread {command}", description="Write report.html of a finished run from the files in its folder."
+        prog=f"lspread {command}",
+        allow_abbrev=False,
+        description="Write report.html of a finished run from the files in its folder.",
     )
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run folder, such as runs/20260101-120000-photos")
     run_dir: Path = parser.parse_args(argv).run_dir

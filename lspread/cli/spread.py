@@ -30,6 +30,7 @@ def run(command: str, argv: list[str]) -> int:
     """Spread labels and write predictions, a report and what other methods make of the same labels."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Spread a few labels over the graph of all items, without training; write a report.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:

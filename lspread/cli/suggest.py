@@ -24,6 +24,7 @@ def run(command: str, argv: list[str]) -> int:
     """Write which items to label next, with reasons, and a sheet of their pictures."""
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
+        allow_abbrev=False,
         description="Choose the items whose labels would help most; works without a single label.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""strategies:

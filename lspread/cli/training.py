@@ -149,6 +149,7 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's own version warns when it gets arguments from code, as it always does here."""
+        parser.prog = f"lspread {self.command}"  # errors name the command; those of its own options do so already
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:

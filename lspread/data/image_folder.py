@@ -39,8 +39,9 @@ class ImageFolder(FewLabelData):
 
     Args:
         root: The folder; nested folders are searched, hidden files are not.
-        labels_csv: Label file, relative to `root` or, where there is none, to the working folder; null for one
-            subfolder per class; "auto" for labels.csv in `root` or, where there is none, one subfolder per class.
+        labels_csv: Label file, relative to `root` or, where there is none, to the working folder ("./labels.csv" is
+            sought there first); null for one subfolder per class; "auto" for labels.csv in `root` or, where there is
+            none, one subfolder per class.
         val_csv: Label file of validation images, sought alike.
         test_csv: Label file of test images, sought alike.
         group_column: Column that names the group of every image, such as its patient; null: images stand alone.
@@ -67,7 +68,8 @@ class ImageFolder(FewLabelData):
     Raises:
         DataError: The folder or a label file cannot be used: no labels at all, one class only, an unknown column, ...
             With groups: an image without one, a group on two sides, too few groups.
-        ConfigError: Subfolders as classes and no option that draws labels, or an option outside its range.
+        ConfigError: Subfolders as classes and no option that draws labels, an option outside its range, or a label file
+            that may be one of two.
     """
 
     def __init__(
@@ -239,9 +241,16 @@ class ImageFolder(FewLabelData):
         return next(_class_folders(self.root), None) is not None
 
     def _find(self, csv: str) -> Path:
-        """Return a file in the folder or, where it has none, in the working folder."""
-        inside = self.root / csv
-        return inside if inside.exists() or not Path(csv).exists() else Path(csv)
+        """Return a file in the folder or, where it has none, in the working folder; "./" asks for the latter first."""
+        inside, here = self.root / csv, Path(csv)
+        if here.exists() and (csv.startswith("./") or not inside.exists()):
+            return here
+        if inside.is_file() and here.is_file() and inside.read_bytes() != here.read_bytes():
+            raise ConfigError(
+                f"{csv} may be {inside} or the other file of that name in the working folder {Path.cwd()}. "
+                f"Say which: {inside.resolve()}, or ./{here} for the one in the working folder."
+            )
+        return inside
 
     def _subfolder_classes(self, labels_csv: str | None, is_drawn: bool) -> list[str]:
         names = sorted(_class_folders(self.root))

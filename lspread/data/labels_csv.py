@@ -110,7 +110,7 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
 
     Raises:
         DataError: The file is missing, a label is not UTF-8, columns are missing or unknown, a row has too few or too
-            many cells, a path leaves the folder, or a file occurs twice.
+            many cells, a path leaves the folder, or a file has two labels. A row without one may repeat another.
     """
     path = Path(path)
     missing = f"There is no label file {path}. It needs a first line `file,label` and a row per image."
@@ -145,17 +145,16 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
                 file = relative_path(file, Path(root), path, line)
             elif not file:
                 raise DataError(f"{path}, line {line}: the cell `{header[file_at]}` is empty.")
-            if file in seen:
-                other, first = seen[file]
-                if other == label:
-                    raise DataError(
-                        f"{path}, line {line}: {file} is already in line {first}. Keep one of the two rows."
-                    )
+            other, first = seen.get(file, ("", line))
+            if label and label == other:
+                raise DataError(f"{path}, line {line}: {file} is already in line {first}. Keep one of the two rows.")
+            if label and other:
                 raise DataError(
                     f"{path}, line {line}: {file} has label '{label}' here and '{other}' in line {first}. "
                     "Keep the right one."
                 )
-            seen[file] = (label, line)
+            if label or file not in seen:  # an empty label says nothing, so that rows may be filled in below it
+                seen[file] = (label, line)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error}).") from error
     return LabelTable(

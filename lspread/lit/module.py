@@ -95,7 +95,8 @@ class FewLabelClassifier(LightningModule):
         is_head_trained: Whether a run got beyond its warm-up; None: nobody knows.
 
     Raises:
-        ConfigError: A weight or size is out of range, or the backbone has no `num_features`.
+        ConfigError: A weight or size is out of range, the backbone has no `num_features`, or `spread_layer` is for
+            another number of classes.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class FewLabelClassifier(LightningModule):
             lr=lr,
             temperature=temperature,
             threshold=threshold,
+            spread_layer=spread_layer,
             weights={
                 "supervised_weight": supervised_weight,
                 "pseudo_weight": pseudo_weight,
@@ -263,8 +265,9 @@ class FewLabelClassifier(LightningModule):
         self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the weights were trained on: the moments of the images, what features were fitted to, and time."""
+        """Keep what the weights were trained on: the moments of the images, classes, fitted features, and time."""
         checkpoint["image_moments"] = self.moments
+        checkpoint["class_names"] = list(self.data.class_names)
         checkpoint["features_fingerprint"] = self.data.features_fingerprint
         checkpoint["warmup_seconds"] = self._warmup_seconds
         checkpoint["is_head_trained"] = self.is_head_trained
@@ -273,8 +276,17 @@ class FewLabelClassifier(LightningModule):
         """Take the moments of the images and the time of the warm-up.
 
         Raises:
-            DataError: The features of the data were fitted to other rows than those of the checkpoint.
+            DataError: The data has other classes than the checkpoint, or features that were fitted to other rows.
         """
+        names: list[str] = checkpoint.get("class_names", [])
+        # Before the head is trained, no weight knows a class: other labels may start from a kept warm-up.
+        is_free = not checkpoint.get("is_head_trained") and len(names) == self.num_classes
+        if names and not is_free and self._trainer is not None and names != list(self.data.class_names):
+            raise DataError(
+                f"the classes of {self.data.name} are {', '.join(self.data.class_names)}, but this run was trained on "
+                f"{', '.join(names)}, in this order. Put these names back where the labels are, list them as "
+                "--data.class_names (where a class has lost its last label), or train again."
+            )
         fitted = checkpoint.get("features_fingerprint")
         if fitted is not None and self._trainer is not None and fitted != self.data.features_fingerprint:
             raise DataError(

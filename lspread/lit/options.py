@@ -19,6 +19,7 @@ def check_options(
     lr: float,
     temperature: float,
     threshold: float | None,
+    spread_layer: nn.Module | None,
     weights: Mapping[str, float],
 ) -> None:
     """Raise `ConfigError` for what no training could use; `weights` are all that must not be negative, by name."""
@@ -31,6 +32,12 @@ def check_options(
         raise ConfigError(f"threshold must be a probability in [0, 1], or None to follow training; got {threshold}.")
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
+    spread_classes = getattr(spread_layer, "num_classes", num_classes)
+    if spread_classes != num_classes:
+        raise ConfigError(
+            f"spread_layer must be for the {num_classes} classes of the classifier, but has "
+            f"num_classes={spread_classes}. Set --model.spread_layer.init_args.num_classes {num_classes}."
+        )
     if not isinstance(getattr(backbone, "num_features", None), int):
         raise ConfigError(
             "backbone must say how wide its embeddings are in an attribute num_features; "

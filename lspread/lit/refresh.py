@@ -249,6 +249,9 @@ class RefreshPseudoLabels(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
         if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
+            if len(self._saved["label"]) != len(pl_module.given_label):  # of other items: they are computed anew
+                self._saved = None
+                return
             saved = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
             pl_module.pseudo = sharpen_pseudo_labels(saved, self.temperature)
 

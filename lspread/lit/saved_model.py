@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,9 @@ def load_classifier(folder: str | Path, *, backbone: nn.Module | None = None) ->
                 f"{folder / SPEC_FILE} does not say how to build the backbone, because it was made in Python. "
                 "Build it again and pass it: load_classifier(folder, backbone=...)."
             )
-        backbone = _build(backbone_spec, folder / SPEC_FILE)
+        with warnings.catch_warnings():  # a held network gets its weights below
+            warnings.filterwarnings("ignore", message=".* is held .* with random weights")
+            backbone = _build(backbone_spec, folder / SPEC_FILE)
         if not isinstance(backbone, nn.Module):
             raise ConfigError(f"{folder / SPEC_FILE}: a backbone must be an nn.Module; got {type(backbone).__name__}.")
     model = SavedClassifier(backbone, head, **facts)

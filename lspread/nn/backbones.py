@@ -1,6 +1,7 @@
 """Networks that turn images into embeddings: our small ResNet, torchvision's and timm's by name."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -100,7 +101,8 @@ class NamedBackbone(nn.Module):
         blocks_per_stage: Only for `small_resnet`.
         stem_stride: Only for `small_resnet`.
         pool_size: Only for `small_resnet`.
-        freeze: Hold all weights and statistics: only what stands behind the backbone learns.
+        freeze: Hold all weights and statistics: only what stands behind the backbone learns. Warns where they are
+            random.
 
     Attributes:
         network: The network that `create_backbone` returns.
@@ -133,6 +135,13 @@ class NamedBackbone(nn.Module):
             stem_stride=stem_stride,
             pool_size=pool_size,
         )
+        if freeze and checkpoint is None:
+            warnings.warn(
+                f"{name} is held (freeze=True) with random weights, since no checkpoint is given: what it answers is "
+                "hardly more than chance. Give its weights, such as --model.backbone.checkpoint RUN/model.safetensors, "
+                "or set freeze to false.",
+                stacklevel=2,
+            )
         self.num_features: int = self.network.num_features  # type: ignore[assignment]
         self.is_frozen = freeze
         self.network.requires_grad_(not freeze)

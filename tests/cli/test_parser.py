@@ -1,7 +1,7 @@
 import pytest
 
 from lspread.cli.config import bundled_config
-from lspread.cli.main import main
+from lspread.cli.main import _COMMANDS, main
 from lspread.cli.parser import shorten_message
 
 DIGITS = str(bundled_config("digits"))
@@ -75,8 +75,28 @@ def test_unknown_settings_are_refused_by_name(settings, name, tmp_path, capsys):
 def test_unknown_options_are_refused_by_name(capsys):
     assert main(["fit", "--config", DIGITS, "--model.alpah", "3"]) == 2
     assert capsys.readouterr().err == (
-        "lspread fit: error: unrecognized arguments: --model.alpah 3\nAll settings: lspread fit --help-all\n"
+        "lspread fit: error: unrecognized arguments: --model.alpah 3\n"
+        "All settings: lspread fit --help-all. A settings file is given as --config FILE.\n"
     )
+
+
+@pytest.mark.parametrize("option", ["--trainer.max_epoch", "--seed", "--model.temp", "--conf"])
+def test_the_beginning_of_an_option_is_no_option(option, capsys):
+    assert main(["fit", "--config", DIGITS, option, "3", "--print_config"]) == 2
+    assert f"unrecognized arguments: {option} 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in _COMMANDS if name != "demo"])  # demo hands options on to fit
+def test_no_command_takes_the_beginning_of_an_option(command, capsys):
+    assert main([command, "--hel"]) == 2
+    assert "usage: lspread" not in capsys.readouterr().out
+
+
+def test_a_bare_fit_says_what_it_needs_and_where_to_read_on(capsys):
+    assert main(["fit"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("lspread fit: error: the following arguments are required")
+    assert printed.endswith("All settings: lspread fit --help-all. A settings file is given as --config FILE.\n")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -490,6 +491,15 @@ def test_lp_deepssl_is_as_published_whatever_the_data_file_says(tmp_path, config
     assert (model["mixup"], model["pseudo_weight"], model["pseudo_reduction"]) == (0.0, 1.0, "mean")
 
 
+def test_a_method_for_ten_classes_is_refused_before_training(photo_arguments, config_path, tmp_path, capsys):
+    gll = ["--config", config_path("methods/gll")]
+    assert main([*photo_arguments(tmp_path / "run"), *gll]) == 1
+    assert "Set --model.spread_layer.init_args.num_classes 3." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    fitting = [*gll, "--model.spread_layer.init_args.num_classes=3", "--model.spread_layer.init_args.k=5"]
+    assert main([*photo_arguments(tmp_path / "run"), *fitting]) == 0
+
+
 def test_a_run_starts_another_one_that_holds_its_network(finished_run, photo_arguments, photos, tmp_path):
     config = yaml.safe_load((finished_run / "config.yaml").read_text(encoding="utf-8"))
     options = {name: value for name, value in config["model"]["backbone"]["init_args"].items() if name != "in_channels"}
@@ -505,7 +515,9 @@ def test_a_run_starts_another_one_that_holds_its_network(finished_run, photo_arg
             torch.testing.assert_close(second[name.replace("backbone.", "backbone.network.")], value, rtol=0, atol=0)
     # What was saved says how to build the network, and needs the first run no more.
     assert json.loads((run_dir / "model.json").read_text())["backbone"]["init_args"].get("checkpoint") is None
-    assert load_classifier(run_dir).backbone.is_frozen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # its weights are no random ones
+        assert load_classifier(run_dir).backbone.is_frozen
 
 
 def test_demo_is_the_digits_file(tmp_path, capsys):

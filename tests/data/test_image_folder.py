@@ -207,9 +207,14 @@ def test_a_label_file_beside_the_folder(make_folder: Make, monkeypatch: pytest.M
         "a file that nobody named is no label file"
     )
     (root / "labels.csv").write_text("file,label\ncat/a.png,old\ndog/d.png,new\n")
-    assert ready(here, "labels.csv").class_names == ready(here).class_names == ["new", "old"], (
-        "the one inside comes first"
-    )
+    assert ready(here).class_names == ["new", "old"], "auto means the one inside"
+    with pytest.raises(ConfigError, match=r"labels.csv may be photos/labels.csv or the other .* ./labels.csv for the"):
+        ready(here, "labels.csv")
+    assert ready(here, "./labels.csv").class_names == ["no", "yes"]
+    for inside in ("photos/labels.csv", str(root / "labels.csv")):
+        assert ready(here, inside).class_names == ["new", "old"]
+    (root.parent / "labels.csv").write_bytes((root / "labels.csv").read_bytes())
+    assert ready(here, "labels.csv").class_names == ["new", "old"], "equal files need no choice"
     with pytest.raises(DataError, match=r"There is no label file photos/others\.csv"):
         ready(here, "others.csv")
 

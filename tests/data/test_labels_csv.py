@@ -35,6 +35,13 @@ def test_forms_of_the_same_table(tmp_path: Path, text: str | bytes) -> None:
     assert rows.dtype == label.dtype == torch.int64
 
 
+def test_a_label_counts_whichever_row_of_its_file_has_it(tmp_path: Path) -> None:
+    table = read(tmp_path, "file,label\na.png,\nb.png,cat\nc.png,\na.png,dog\nb.png,\nc.png,\n")
+    assert table.file == ("a.png", "b.png", "c.png")
+    assert table.label == ("dog", "cat", "")
+    assert table.line == (5, 3, 4)
+
+
 def test_absolute_paths_inside_the_folder(tmp_path: Path) -> None:
     assert read(tmp_path, f"file,label\n{tmp_path}/b/a.png,x\n").file == ("b/a.png",)
 

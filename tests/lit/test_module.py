@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lspread.data import StrongAugmentation, WeakAugmentation, mix_images
+from lspread.data import StrongAugmentation, TensorData, WeakAugmentation, mix_images
 from lspread.errors import ConfigError, DataError
 from lspread.graph import SelfTuning
 from lspread.labels import (
@@ -32,7 +32,7 @@ from lspread.lit.random_state import RandomState
 from lspread.nn import LabelPropagation, LabelSpreading
 from lspread.typing import UNLABELED
 
-from .conftest import NUM_CLASSES, make_data, make_model
+from .conftest import NUM_CLASSES, bars, make_data, make_model
 
 SAME = nn.Identity()
 
@@ -492,6 +492,10 @@ def test_validation_and_test_accuracy_are_counted_by_hand(make_trainer: Callable
         ({"lr": 0.0}, r"lr and temperature must be greater than 0; got lr=0.0"),
         ({"pseudo_weight": -1.0}, r"pseudo_weight must be 0 or more; got -1.0"),
         ({"warmup_epochs": -1}, r"warmup_epochs must be 0 or more"),
+        (
+            {"spread_layer": LabelPropagation(10, k=3)},
+            r"for the 3 classes .* num_classes=10. Set --model.spread_layer.init_args.num_classes 3",
+        ),
         ({"backbone": nn.Flatten()}, r"num_features; Flatten does not\. Use lspread\.nn\.create_backbone"),
     ],
 )
@@ -567,6 +571,34 @@ def test_features_that_were_fitted_to_other_rows_are_refused(
     other.features_fingerprint = "b"
     with pytest.raises(DataError, match="the features of tensors are not those that this run was trained on"):
         make_trainer().predict(make_model(), datamodule=other, ckpt_path=str(tmp_path / "model.ckpt"))
+
+
+@pytest.mark.parametrize("names", [["column", "diagonal", "line"], ["row", "column", "diagonal", "dot"]])
+def test_classes_that_were_renamed_or_added_are_refused(
+    names: list[str], make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(make_model(pseudo_weight=0.0), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    image, label = bars()
+    other = TensorData(image, label, names, labeled_indices=[0, 1, 2])
+    model = FewLabelClassifier(make_model().backbone, len(names), pseudo_weight=0.0)
+    message = rf"classes of tensors are {', '.join(names)}, but this run was trained on row, column, diagonal, in this"
+    for judge in (make_trainer().predict, make_trainer(max_epochs=2).fit):
+        with pytest.raises(DataError, match=message):
+            judge(model, datamodule=other, ckpt_path=str(tmp_path / "model.ckpt"))
+
+
+def test_a_warm_up_knows_no_classes(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer = make_trainer(max_epochs=1)
+    with pytest.warns(UserWarning, match="within its warm-up"):
+        trainer.fit(make_model(warmup_epochs=1), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    image, label = bars()
+    other = TensorData(image, label, ["a", "b", "c"], labeled_indices=[0, 1, 2])
+    model = make_model(warmup_epochs=1, pseudo_weight=0.0)
+    make_trainer(max_epochs=2).fit(model, datamodule=other, ckpt_path=str(tmp_path / "model.ckpt"))
+    assert model.is_head_trained
 
 
 def test_data_of_another_kind_is_refused(make_trainer: Callable[..., Trainer]) -> None:

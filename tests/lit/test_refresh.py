@@ -9,13 +9,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
+from lspread.data import TensorData
 from lspread.errors import ConfigError
 from lspread.graph import build_graph, find_neighbors, normalize_graph, whiten
 from lspread.labels import label_matrix, pseudo_labels, reinforce_labels, sharpen_pseudo_labels, spread_labels
 from lspread.lit import RefreshPseudoLabels
 from lspread.lit.refresh import averaged_backbone
 
-from .conftest import make_data, make_model
+from .conftest import bars, make_data, make_model
 
 
 @pytest.mark.parametrize("reinforce", [0, 2])
@@ -203,6 +204,26 @@ def test_an_interrupt_after_the_last_batch_of_an_epoch_loses_no_refresh(
         make_model(warmup_epochs=1), datamodule=make_data(), ckpt_path=str(tmp_path / "last.ckpt")
     )
     assert epochs == [1, 2, 3, 4]
+
+
+def test_pseudo_labels_of_fewer_items_are_computed_anew(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    """An item was added since: the second epoch is due no refresh, but the saved pseudo-labels lack the item."""
+    trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=1)
+    trainer.fit(make_model(), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    image, label = bars()
+    more = TensorData(
+        torch.cat([image, image[:1]]),
+        torch.cat([label, label[:1]]),
+        ["row", "column", "diagonal"],
+        num_labels_per_class=2,
+        batch_size=16,
+    )
+    model = make_model()
+    trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=2)
+    trainer.fit(model, datamodule=more, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert model.pseudo is not None
+    assert len(model.pseudo.label) == 61
 
 
 @pytest.mark.parametrize(

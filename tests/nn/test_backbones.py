@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -300,7 +301,8 @@ class TestConfig:
         assert second.num_features == 8
 
     def test_a_frozen_network_does_not_move(self):
-        frozen = NamedBackbone("small_resnet", 1, widths=(4, 8), freeze=True)
+        with pytest.warns(UserWarning, match=r"held \(freeze=True\) with random weights.*--model.backbone.checkpoint"):
+            frozen = NamedBackbone("small_resnet", 1, widths=(4, 8), freeze=True)
         free = NamedBackbone("small_resnet", 1, widths=(4, 8))
         assert not any(weight.requires_grad for weight in frozen.parameters())
         assert all(weight.requires_grad for weight in free.parameters())
@@ -314,7 +316,9 @@ class TestConfig:
     def test_its_own_weights_start_another(self, tmp_path):
         first = NamedBackbone("small_resnet", 1, widths=(4, 8))
         save_file({f"backbone.{name}": value for name, value in first.state_dict().items()}, tmp_path / "a.safetensors")
-        second = NamedBackbone("small_resnet", 1, widths=(4, 8), checkpoint=tmp_path / "a.safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # this one may be held
+            second = NamedBackbone("small_resnet", 1, widths=(4, 8), checkpoint=tmp_path / "a.safetensors", freeze=True)
         assert torch.equal(first.network.stem.weight, second.network.stem.weight)
 
     @pytest.mark.parametrize("init_args", [{"in_chans": 1}, {"in_channels": "one"}, {"stem_strides": 2}])
