@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = with_place
 
 
-def _say_warning(message: Warning | str, *_: object) -> str:
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """Return a warning without the line of code that it came from."""
     return f"warning: {message}\n"
 

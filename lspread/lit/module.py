@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
-from lspread.errors import ConfigError, DataError
+from lspread.errors import ConfigError
 from lspread.labels import (
     PseudoLabels,
     confident_loss,
@@ -28,6 +28,7 @@ from lspread.lit.in_batch import InBatchPath, label_and_trust
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_callbacks, check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
+from lspread.lit.trained_on import check_trained_on, describe_data
 from lspread.lit.views import ON_STRONG, make_views, mixed_pseudo_loss
 from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
@@ -265,35 +266,16 @@ class FewLabelClassifier(LightningModule):
         self.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the weights were trained on: the moments of the images, classes, fitted features, and time."""
+        """Keep what the weights were trained on, the moments of the images, and how far training is."""
+        checkpoint.update(describe_data(self.data))
         checkpoint["image_moments"] = self.moments
-        checkpoint["class_names"] = list(self.data.class_names)
-        checkpoint["features_fingerprint"] = self.data.features_fingerprint
         checkpoint["warmup_seconds"] = self._warmup_seconds
         checkpoint["is_head_trained"] = self.is_head_trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the moments of the images and the time of the warm-up.
-
-        Raises:
-            DataError: The data has other classes than the checkpoint, or features that were fitted to other rows.
-        """
-        names: list[str] = checkpoint.get("class_names", [])
-        # Before the head is trained, no weight knows a class: other labels may start from a kept warm-up.
-        is_free = not checkpoint.get("is_head_trained") and len(names) == self.num_classes
-        if names and not is_free and self._trainer is not None and names != list(self.data.class_names):
-            raise DataError(
-                f"the classes of {self.data.name} are {', '.join(self.data.class_names)}, but this run was trained on "
-                f"{', '.join(names)}, in this order. Put these names back where the labels are, list them as "
-                "--data.class_names (where a class has lost its last label), or train again."
-            )
-        fitted = checkpoint.get("features_fingerprint")
-        if fitted is not None and self._trainer is not None and fitted != self.data.features_fingerprint:
-            raise DataError(
-                f"the features of {self.data.name} are not those that this run was trained on: words and scales come "
-                "from the rows of the training pool, and rows, labels or held-out shares have changed since. Put the "
-                "file and the settings back as they were, give new rows as --data.test_csv, or train again."
-            )
+        """Take the moments of the images and the time of the warm-up; refuse other data than that of the checkpoint."""
+        if self._trainer is not None:
+            check_trained_on(checkpoint, self.data)
         if checkpoint.get("image_moments") is not None:
             self.set_moments(*checkpoint["image_moments"])
         self._warmup_seconds = checkpoint.get("warmup_seconds")
