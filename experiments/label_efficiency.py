@@ -311,9 +311,10 @@ def draw(runs: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def draw_over_minutes(folder: Path, path: Path) -> bool:
-    """Draw mean test accuracy against minutes from all records of a folder; say whether there was anything to draw.
+    """Draw test accuracy against minutes from all records of a folder; say whether it has several budgets.
 
-    A method needs two records, and only draws of labels that all of them have count.
+    A line joins the means over the draws that all records with this method have, so that a point differs from the next
+    by its minutes alone; faint dots are single draws.
     """
     import matplotlib
 
@@ -322,33 +323,32 @@ def draw_over_minutes(folder: Path, path: Path) -> bool:
 
     contents = [read(one) for one in folder.glob("label_efficiency*.json")]
     contents = sorted(({**one, "runs": current_runs(one)} for one in contents), key=lambda one: one["minutes"])
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    counts = sorted({key.split("/")[1] for one in contents for key in one["runs"]}, key=int)
-    for count, method in itertools.product(counts, METHODS):
-        records = [one for one in contents if any(key.startswith(f"{method}/{count}/") for key in one["runs"])]
-        if len(records) < 2:
-            continue
-        # Only the draws that every record has, so that a point differs from the next by its minutes alone.
-        shared = set.intersection(*(set(one["runs"]) for one in records))
-        keys = [key for key in shared if key.startswith(f"{method}/{count}/")]
-        if keys:
-            curves.setdefault(count, {})[f"{method} (draws: {len(keys)})"] = [
-                (one["minutes"], 100 * float(np.mean([one["runs"][key]["test classifier"] for key in keys])))
-                for one in records
-            ]
-    if not curves:
+    budgets = sorted({one["minutes"] for one in contents})
+    if len(budgets) < 2:
         return False
-    figure, panels = plt.subplots(1, len(curves), figsize=(4.4 * len(curves), 3.4), squeeze=False, layout="constrained")
-    for axes, (count, lines) in zip(panels[0], curves.items(), strict=True):
-        for title, points in lines.items():
-            axes.plot(*zip(*points, strict=True), "o-", label=title)
+    counts = sorted({key.split("/")[1] for one in contents for key in one["runs"]}, key=int)
+    figure, panels = plt.subplots(1, len(counts), figsize=(4.4 * len(counts), 4), squeeze=False, layout="constrained")
+    for axes, count in zip(panels[0], counts, strict=True):
+        for number, method in enumerate(METHODS):
+            found = [
+                {key: row for key, row in one["runs"].items() if key.startswith(f"{method}/{count}/")}
+                for one in contents
+            ]
+            records = [(one["minutes"], runs) for one, runs in zip(contents, found, strict=True) if runs]
+            shared = sorted(set.intersection(*(set(runs) for _, runs in records))) if records else []
+            if not shared:
+                continue
+            minutes = [place for place, _ in records]
+            scores = 100 * np.array([[runs[key]["test classifier"] for key in shared] for _, runs in records])
+            style = {"color": f"C{number}", "linewidth": 2.5 if method == "lspread" else 1.5}
+            axes.plot(minutes, scores.mean(1), "o-", label=method, zorder=3, **style)
+            axes.plot(minutes, scores, ".", color=style["color"], alpha=0.4)
         axes.set(title=f"labels per class: {count}", xlabel="minutes after the warm-up", ylabel="test accuracy, %")
-        axes.set_xscale("log")
-        minutes = sorted({place for points in lines.values() for place, _ in points})
-        axes.set_xticks(minutes, [f"{place:g}" for place in minutes])
+        axes.set(xscale="log", xlim=(budgets[0] * 0.7, budgets[-1] * 1.4))
+        axes.set_xticks(budgets, [f"{place:g}" for place in budgets])
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
