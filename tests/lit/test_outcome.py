@@ -36,4 +36,4 @@ def test_embeddings_that_are_all_equal_lie_in_one_place():
     z = torch.ones(600, 600)
     found = draw_map(z, torch.zeros(600).long(), torch.ones(600), torch.zeros(600).bool(), torch.arange(600), seed=0)
     assert set(found["x"]) == {0.0}
-    assert found["explained"] == 1.0
+    assert found["explained"] == pytest.approx(1.0)  # the mean of equal rows is rounded, each time otherwise

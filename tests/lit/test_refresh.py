@@ -99,6 +99,7 @@ def test_sharpened_pseudo_labels_train_and_the_graph_answers_as_before(make_trai
     again = RefreshPseudoLabels(k=5, temperature=0.5)
     again.load_state_dict(refresh.state_dict())
     other = make_model()
+    other.given_label = data.given_label
     again.on_train_start(trainer, other)
     assert other.pseudo is not None
     torch.testing.assert_close(other.pseudo.weight, model.pseudo.weight)
