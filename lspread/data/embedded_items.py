@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lspread.data.columns import read_columns
 from lspread.data.embeddings import check_embeddings
-from lspread.data.labels_csv import LabelTable, class_names_of, read_labels_csv
+from lspread.data.labels_csv import LabelTable, class_names_of, label_table_of, read_labels_csv
 from lspread.errors import DataError
 from lspread.typing import UNLABELED, ItemKind, Metric
 
@@ -114,8 +114,7 @@ class EmbeddedItems:
                 f"{path} no longer holds the {len(self.items)} rows that were embedded. Embed it again, or name their "
                 "labels in a file of its own, with the columns `item` and `label`."
             )
-        label = tuple(cell.strip() for cell in columns.cells["label"])
-        return LabelTable(path, tuple(self.items), label, tuple(columns.line))
+        return label_table_of(columns, self.items, "label")
 
     def write_table(self, path: Path, header: list[str], rows: list[list[str]]) -> None:
         """Write a CSV file, UTF-8; file names that are no UTF-8 stay readable back."""

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lspread.data.columns import read_separated
+from lspread.data.columns import Columns, read_separated
 from lspread.errors import DataError
 from lspread.typing import UNLABELED
 
-__all__ = ["LabelTable", "class_names_of", "read_labels_csv", "relative_path"]
+__all__ = ["LabelTable", "class_names_of", "label_table_of", "read_labels_csv", "relative_path"]
 
 _COLUMNS = ("file", "label")
 _ROW_NAMES = " `item` is a row's cell in the column that names the rows (`item` or `id`), else its number: 1, 2, 3, ..."
@@ -122,7 +122,7 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
         raise DataError(
             f"{path} needs exactly the columns `{item}` and `label` in its first line; got "
             f"{', '.join(f'`{name}`' for name in header) or 'an empty file'}. "
-            + _column_advice(header, besides).replace("Missing: file", f"Missing: {item}")
+            + _column_advice(header, besides, item)
             + (_ROW_NAMES if root is None else "")
         )
     file_at, label_at = header.index("file"), header.index("label")
@@ -160,6 +160,12 @@ def read_labels_csv(path: str | Path, root: str | Path | None, *, besides: Seque
     return LabelTable(
         path, tuple(seen), tuple(label for label, _ in seen.values()), tuple(line for _, line in seen.values())
     )
+
+
+def label_table_of(columns: Columns, items: Sequence[str], label_column: str) -> LabelTable:
+    """Return the labels that stand in a column of a file of texts or of a table, whose rows have the names `items`."""
+    label = tuple(cell.strip() for cell in columns.cells[label_column])
+    return LabelTable(columns.path, tuple(items), label, tuple(columns.line))
 
 
 def class_names_of(table: LabelTable) -> list[str]:
@@ -209,8 +215,8 @@ def relative_path(file: str, root: Path, path: Path, line: int) -> str:
     return file
 
 
-def _column_advice(header: list[str], besides: Sequence[str]) -> str:
-    missing = [name for name in _COLUMNS if name not in header]
+def _column_advice(header: list[str], besides: Sequence[str], item: str) -> str:
+    missing = [item if name == "file" else name for name in _COLUMNS if name not in header]
     unknown = [name for name in header if name not in (*_COLUMNS, *besides)]
     twice = sorted({name for name in header if header.count(name) > 1})
     advice = []

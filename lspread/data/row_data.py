@@ -7,7 +7,7 @@ import torch
 
 from lspread.data.columns import Columns, read_columns
 from lspread.data.groups import choose_held_out
-from lspread.data.labels_csv import LabelTable, class_names_of, read_labels_csv
+from lspread.data.labels_csv import class_names_of, label_table_of, read_labels_csv
 from lspread.data.vector_data import VectorData
 from lspread.errors import DataError
 from lspread.typing import UNLABELED
@@ -81,7 +81,7 @@ class RowData(VectorData):
         items, id_column = columns.name_rows(id_column)
         if labels_csv is None:
             columns.require(label_column)
-            table = _label_table(columns, items, label_column)
+            table = label_table_of(columns, items, label_column)
         else:
             table = read_labels_csv(labels_csv, None)
         names = class_names_of(table) if class_names is None else list(class_names)
@@ -95,7 +95,7 @@ class RowData(VectorData):
             test = torch.arange(len(columns), len(columns) + len(new))
             new_items = _new_names(new, items, id_column)
             if label_column in new.cells:
-                new_label = torch.tensor(_label_table(new, new_items, label_column).encode(names))
+                new_label = torch.tensor(label_table_of(new, new_items, label_column).encode(names))
             else:
                 new_label = torch.full((len(new),), UNLABELED)
             columns = columns.append(new, optional=[label_column, *leave_out])
@@ -138,11 +138,6 @@ class RowData(VectorData):
         )
         self.excerpts = columns.excerpts(text_column, leave_out=no_features)
         self.features_fingerprint = found.fingerprint
-
-
-def _label_table(columns: Columns, items: list[str], label_column: str) -> LabelTable:
-    label = tuple(cell.strip() for cell in columns.cells[label_column])
-    return LabelTable(columns.path, tuple(items), label, tuple(columns.line))
 
 
 def _new_names(new: Columns, items: list[str], id_column: str | None) -> list[str]:

@@ -27,8 +27,10 @@ ClassPrior = Literal["none", "uniform", "labeled"] | Tensor
 
 def check_frequencies(name: str, value: Tensor) -> None:
     """Raise `ConfigError` for negative numbers, infinity and NaN, looked for where that costs nothing."""
-    if is_readable(value) and not bool((torch.isfinite(value) & (value >= 0)).all()):
-        wrong = value[~(torch.isfinite(value) & (value >= 0))]
+    if not is_readable(value):
+        return
+    wrong = value[~(torch.isfinite(value) & (value >= 0))]
+    if len(wrong):
         raise ConfigError(
             f"{name} must be finite and not negative; got {wrong.tolist()[:3]} among {value.numel()} numbers."
         )

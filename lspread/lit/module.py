@@ -7,29 +7,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
 from lspread.errors import ConfigError
 from lspread.labels import (
     PseudoLabels,
-    confident_loss,
-    contrastive_loss,
-    graph_contrastive_loss,
-    is_confident,
-    mean_entropy_loss,
-    mean_teacher_loss,
 )
-from lspread.lit.averaging import SwapBack, teach
+from lspread.lit.averaging import SwapBack
 from lspread.lit.batch import Batch, ImageBatch, to_float
 from lspread.lit.epoch_means import EpochMeans
-from lspread.lit.in_batch import InBatchPath, label_and_trust
+from lspread.lit.in_batch import InBatchPath
 from lspread.lit.moments import ImageMoments
 from lspread.lit.options import check_callbacks, check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
+from lspread.lit.stage_losses import second_stage_losses, warm_up_loss
 from lspread.lit.trained_on import check_trained_on, describe_data
-from lspread.lit.views import ON_STRONG, make_views, mixed_pseudo_loss
 from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
 
@@ -202,8 +195,8 @@ class FewLabelClassifier(LightningModule):
         # What comes from the data is no buffer: weight averaging copies the module before it sees the data, and would
         # average n labels at every step. `RefreshPseudoLabels` keeps and saves the pseudo-labels.
         self._moments = ImageMoments()
-        self._in_batch = InBatchPath(bank_size)
-        self._means = EpochMeans()
+        self.in_batch = InBatchPath(bank_size)
+        self.means = EpochMeans()
         self._warmup_seconds: float | None = None
         self._is_judged = {"val": False, "test": False}
         self.is_head_trained: bool | None = None
@@ -254,7 +247,7 @@ class FewLabelClassifier(LightningModule):
         if data.num_classes != self.num_classes:
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
-        self._in_batch.start(data.split.pool)
+        self.in_batch.start(data.split.pool)
         self._is_judged = {part: data.evaluator.has_truth(getattr(data.split, part)) for part in ("val", "test")}
         if stage == "fit":
             check_callbacks(self.trainer, warmup_epochs=self.warmup_epochs, needs_teacher=self.teacher_weight > 0)
@@ -284,108 +277,26 @@ class FewLabelClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""
         if self.is_warming_up:
-            total = self._contrastive(batch["pool"]["image"])
+            total = warm_up_loss(self, batch["pool"]["image"])
             losses = {"contrastive": total}
         else:
-            losses = self._labeled_losses(batch)
+            losses = second_stage_losses(self, batch)
             total = torch.stack([self._weight(name) * loss for name, loss in losses.items()]).sum()
         size = len(batch["pool"]["index"])
-        self._means.add({f"{name}_loss": loss for name, loss in losses.items()} | {"train_loss": total}, size)
+        self.means.add({f"{name}_loss": loss for name, loss in losses.items()} | {"train_loss": total}, size)
         return total
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log the means over the epoch when its last step is done, or the clock or `max_steps` ends it."""
         trainer = self.trainer
         if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
-            self._means.log(self)
+            self.means.log(self)
 
     def _weight(self, name: str) -> float:
         weight: float = getattr(self, f"{name}_weight")
         if name in ("pseudo", "confident", "teacher") and self.ramp_epochs:
             weight *= min(1.0, (self.current_epoch - self.warmup_epochs + 1) / (self.ramp_epochs + 1))
         return weight
-
-    def _contrastive(self, image: Tensor) -> Tensor:
-        image = to_float(image)
-        views = torch.cat([self.view(image), self.view(image)])
-        first, second = self._project(self.backbone(self.normalize(views))).chunk(2)
-        return contrastive_loss(first, second, temperature=self.temperature)
-
-    def _project(self, z: Tensor) -> Tensor:
-        assert self.projection is not None
-        projected: Tensor = self.projection(z)
-        return projected
-
-    def _labeled_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each piece of the second stage's loss; all views share one pass through the backbone."""
-        labeled, pool = batch["labeled"], batch["pool"]
-        pieces = [name for name in ("pseudo", *ON_STRONG) if getattr(self, f"{name}_weight")]
-        images = to_float(labeled["image"]), to_float(pool["image"])
-        views, mixing = make_views(*images, self.weak, self.strong, pieces, mixup=self.mixup, cutmix=self.cutmix)
-        # The teacher alone looks at weakly changed images without gradient.
-        weak = views["weak"] if self.confident_weight else views.pop("weak", None)
-        z = self.backbone(self.normalize(torch.cat(list(views.values()))))
-        sizes = [len(view) for view in views.values()]
-        z_of = dict(zip(views, z.split(sizes), strict=True))
-        logits_of = dict(zip(views, self.head(z).split(sizes), strict=True))
-        given = self._given(labeled["index"])
-        losses = {"supervised": cross_entropy(logits_of["labeled"].float(), given)}
-        if self.pseudo_weight:
-            logits = logits_of["strong" if mixing is None else "mixed"]
-            losses["pseudo"] = mixed_pseudo_loss(logits, self._pseudo(), pool["index"], mixing, self.pseudo_reduction)
-        if self.confident_weight:
-            losses["confident"] = self._confident(logits_of["strong"], logits_of["weak"])
-        if self.teacher_weight and weak is not None:
-            logits = teach(self.trainer, self.normalize(weak))
-            losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
-        if self.entropy_weight:
-            losses["entropy"] = mean_entropy_loss(torch.cat([v for n, v in logits_of.items() if n != "labeled"]))
-        if self.contrastive_weight or self.graph_contrastive_weight:
-            first, second = self._project(torch.cat([z_of["strong"], z_of["second"]])).chunk(2)
-            if self.contrastive_weight:
-                losses["contrastive"] = contrastive_loss(first, second, temperature=self.temperature)
-            if self.graph_contrastive_weight:
-                probability = self._pseudo("graph_contrastive_weight").probability[pool["index"]]
-                losses["graph_contrastive"] = graph_contrastive_loss(
-                    first, second, probability, temperature=self.temperature
-                )
-        if self.spread is not None:
-            losses |= self._in_batch_losses(z_of, logits_of, {"labeled": labeled["index"], "pool": pool["index"]})
-        return losses
-
-    def _confident(self, strong: Tensor, weak: Tensor) -> Tensor:
-        """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
-        probability = weak.detach().float().softmax(1)
-        if self.alignment is not None:
-            probability = self.alignment(probability)
-        threshold = self.threshold if self.adaptive_threshold is None else self.adaptive_threshold(probability)
-        assert threshold is not None
-        if self.trainer.training:
-            share = is_confident(probability, threshold).float().mean()
-            self._means.add({"confident_share": share}, len(weak))
-        return confident_loss(strong, probability, threshold=threshold)
-
-    def _in_batch_losses(
-        self, z: dict[str, Tensor], logits: dict[str, Tensor], index: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the losses of the batch's own graph, of views and items by name."""
-        assert self.spread is not None
-        known = label_and_trust(self.pseudo, self._given(slice(None)))
-        wanted = [name for name in ("spread", "consistency", "agreement") if self._weight(name)]
-        return self._in_batch.losses(self.spread, z, logits, index, *known, wanted)
-
-    def _given(self, index: Tensor | slice) -> Tensor:
-        if self.given_label.device != self.device:
-            self.given_label = self.given_label.to(self.device)
-        return self.given_label[index]
-
-    def _pseudo(self, name: str = "pseudo_weight") -> PseudoLabels:
-        if self.pseudo is None:
-            raise ConfigError(
-                f"{name} > 0 needs pseudo-labels; add the callback lspread.lit.RefreshPseudoLabels, "
-                f"or train with {name}=0."
-            )
-        return self.pseudo
 
     def on_test_start(self) -> None:
         """Refuse to judge a head that was never trained."""
@@ -438,7 +349,7 @@ class FewLabelClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the losses of an epoch that was interrupted."""
-        self._means.pop()
+        self.means.pop()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Note when the warm-up ended, and that the head is trained from then on."""

@@ -21,7 +21,7 @@ from lspread.lit.scores import Method, accuracy_row, class_table, cross_validate
 from lspread.nn import embed
 from lspread.typing import UNLABELED
 
-__all__ = ["STATUSES", "Outcome", "draw_map", "final_label", "fit_head", "judge", "run_outcome", "status_of"]
+__all__ = ["STATUSES", "Outcome", "draw_map", "final_label", "judge", "run_outcome", "status_of"]
 
 STATUSES = ("given", "pseudo", "unreached", "held_out")
 """What `predictions.csv` says about an item: its label was given; it was in the pool, and labels reached it through
@@ -76,6 +76,8 @@ def run_outcome(
     start = time.perf_counter()
     with trainer.precision_plugin.forward_context():
         z = embed(model.backbone, data.predict_dataloader(), preprocess=model.normalize)
+    if not model.is_head_trained:
+        _fit_head(model, z[data.split.pool.to(z.device)], data)
     with torch.no_grad():
         probability = torch.cat([model.head(part).float().softmax(1).cpu() for part in z.split(65536)])
     seconds = {"embed": time.perf_counter() - start}
@@ -106,10 +108,8 @@ def run_outcome(
 
 
 @torch.no_grad()
-def fit_head(trainer: Trainer, model: FewLabelClassifier, data: FewLabelData) -> None:
-    """Give the classifier of a run that ended in its warm-up a head: logistic regression on its embeddings."""
-    with trainer.precision_plugin.forward_context():
-        z = embed(model.backbone, data.pool_dataloader(), preprocess=model.normalize)
+def _fit_head(model: FewLabelClassifier, z: Tensor, data: FewLabelData) -> None:
+    """Give the classifier of a run that ended in its warm-up a head: logistic regression on the pool's embeddings."""
     label = data.given_label[data.split.pool].to(z.device)
     is_given = label != UNLABELED
     weight, bias = fit_linear(z[is_given], label[is_given], num_classes=data.num_classes, reference=z)

@@ -23,7 +23,7 @@ from lspread.lit.advice import Shown, advise, choose_shown, missing_advice
 from lspread.lit.averaging import averaged_module
 from lspread.lit.graph_head import GRAPH_HEAD_FILE, MAX_ROWS, make_graph_head, save_graph_head
 from lspread.lit.module import FewLabelClassifier
-from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, fit_head, judge, run_outcome, status_of
+from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
 from lspread.lit.refresh import RefreshPseudoLabels
 from lspread.lit.saved_model import save_classifier
 from lspread.typing import UNLABELED
@@ -138,8 +138,6 @@ class RunFolder(Callback):
         # Lightning has moved the module to the CPU by now.
         pl_module.to(trainer.strategy.root_device)
         try:
-            if not pl_module.is_head_trained:
-                fit_head(trainer, pl_module, data)
             outcome = run_outcome(trainer, pl_module, data, refresh)
         finally:
             pl_module.cpu()

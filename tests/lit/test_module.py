@@ -29,6 +29,7 @@ from lspread.labels import (
 from lspread.lit import FewLabelClassifier, RampedAveraging, RefreshPseudoLabels
 from lspread.lit.averaging import averaged_module
 from lspread.lit.random_state import RandomState
+from lspread.lit.stage_losses import batch_graph_losses, second_stage_losses, warm_up_loss
 from lspread.nn import LabelPropagation, LabelSpreading
 from lspread.typing import UNLABELED
 
@@ -91,7 +92,7 @@ def test_supervised_and_pseudo_losses_are_their_formulas(make_trainer: Callable[
     model = make_model(weak=SAME, strong=SAME)
     batch = first_batch(model, make_trainer)
     model.train()
-    losses = model._labeled_losses(batch)
+    losses = second_stage_losses(model, batch)
     model.load_state_dict(model.state_dict())
     logits = model.head(embeddings(model, batch, "labeled", "pool"))
     given = model.given_label[batch["labeled"]["index"]]
@@ -130,7 +131,7 @@ def test_confident_loss_is_its_formula(
         level, frequency = 0.999 / NUM_CLASSES + 0.001 * largest.mean(), 0.999 / NUM_CLASSES + 0.001 * q.mean(0)
         needed = (frequency / frequency.max() * level)[label]
     expected = ((largest >= needed) * -strong.log_softmax(1).gather(1, label[:, None]).squeeze(1)).mean()
-    losses = model._labeled_losses(batch)
+    losses = second_stage_losses(model, batch)
     torch.testing.assert_close(losses["confident"], expected)
     assert set(losses) == {"supervised", "confident"}
     losses["confident"].backward()
@@ -141,7 +142,7 @@ def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable
     model = make_model(weak=SAME, strong=Darker(), pseudo_weight=0.0, teacher_weight=3.0, lr=1e-2)
     batch = first_batch(model, make_trainer)
     with pytest.raises(ConfigError, match="teacher_weight > 0 needs a teacher: add a callback that averages weights"):
-        model._labeled_losses(batch)
+        second_stage_losses(model, batch)
 
     class Watch(Callback):
         def on_train_batch_start(
@@ -185,7 +186,7 @@ def test_mixed_images_are_compared_with_both_labels(
         for index in (batch["pool"]["index"], batch["pool"]["index"][partner])
     ]
     torch.manual_seed(3)
-    losses = model._labeled_losses(batch)
+    losses = second_stage_losses(model, batch)
     torch.testing.assert_close(losses["pseudo"], share * both[0] + (1 - share) * both[1])
     assert set(losses) == {"supervised", "pseudo"} | ({"entropy"} if others else set())
     if others:
@@ -219,8 +220,8 @@ def test_views_may_shrink_together_only(make_trainer: Callable[..., Trainer]) ->
 def test_contrastive_loss_sees_two_views_of_each_image(make_trainer: Callable[..., Trainer]) -> None:
     model = make_model(strong=SAME, warmup_epochs=1, temperature=0.3)
     batch = first_batch(model, make_trainer)
-    loss = model._contrastive(batch["pool"]["image"])
-    projected = model._project(embeddings(model, batch, "pool", "pool"))
+    loss = warm_up_loss(model, batch["pool"]["image"])
+    projected = model.projection(embeddings(model, batch, "pool", "pool"))
     first, second = projected.chunk(2)
     torch.testing.assert_close(loss, contrastive_loss(first, second, temperature=0.3))
 
@@ -235,7 +236,8 @@ def test_in_batch_losses_hide_items_not_rows_and_reach_the_backbone(make_trainer
     torch.manual_seed(5)
     sizes = [len(batch["labeled"]["index"]), len(batch["pool"]["index"])]
     views = ("labeled", "strong")
-    losses = model._in_batch_losses(
+    losses = batch_graph_losses(
+        model,
         dict(zip(views, z.split(sizes), strict=True)),
         dict(zip(views, model.head(z).split(sizes), strict=True)),
         {name: batch[name]["index"] for name in ("labeled", "pool")},
@@ -264,7 +266,7 @@ def test_agreement_asks_the_graphs_of_both_views(make_trainer: Callable[..., Tra
     batch = first_batch(model, make_trainer)
     assert model.spread is not None
     model.strong.number = 0
-    losses = model._labeled_losses(batch)
+    losses = second_stage_losses(model, batch)
     images = {name: batch[name]["image"].float() / 255 for name in ("labeled", "pool")}
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in model.moments or ())
     views = [images["labeled"], 0.9 * images["pool"], 0.9**2 * images["pool"]]
@@ -288,7 +290,7 @@ def test_bank_stands_beside_the_batch_without_gradient_and_hides_with_it(make_tr
     assert model.pseudo is not None
     seen: dict[int, Tensor] = {}
     for step in range(4):
-        model._labeled_losses(batch)
+        second_stage_losses(model, batch)
         z, _, anchors = layer.seen[-1]
         assert anchors is not None
         assert not anchors.embedding.requires_grad
@@ -310,7 +312,7 @@ def test_graph_contrast_joins_images_of_one_pseudo_label(make_trainer: Callable[
     batch = first_batch(model, make_trainer)
     assert model.pseudo is not None
     model.strong.number = 0
-    losses = model._labeled_losses(batch)
+    losses = second_stage_losses(model, batch)
     images = {name: batch[name]["image"].float() / 255 for name in ("labeled", "pool")}
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in model.moments or ())
     views = [images["labeled"], 0.9 * images["pool"], 0.9**2 * images["pool"]]
@@ -322,7 +324,7 @@ def test_graph_contrast_joins_images_of_one_pseudo_label(make_trainer: Callable[
     model.pseudo = None
     model.pseudo_weight = 0
     with pytest.raises(ConfigError, match="graph_contrastive_weight > 0 needs pseudo-labels"):
-        model._labeled_losses(batch)
+        second_stage_losses(model, batch)
 
 
 def test_every_piece_of_the_graph_trains_together(make_trainer: Callable[..., Trainer]) -> None:
@@ -377,7 +379,7 @@ def test_losses_are_those_of_one_epoch(make_trainer: Callable[..., Trainer]) -> 
 
     watch = Watch()
     model, trainer = make_model(), make_trainer(RefreshPseudoLabels(k=5), watch, max_epochs=2)
-    model._means.add({"train_loss": torch.tensor(1e6)}, 1000)  # of an epoch that was interrupted
+    model.means.add({"train_loss": torch.tensor(1e6)}, 1000)  # of an epoch that was interrupted
     trainer.fit(model, datamodule=make_data())
     last = torch.stack(watch.seen[len(watch.seen) // 2 :])
     torch.testing.assert_close(trainer.callback_metrics["train_loss"], last.mean())
@@ -625,7 +627,7 @@ def test_cross_entropy_is_taken_in_float32(make_trainer: Callable[..., Trainer])
     model = make_model(weak=SAME, strong=SAME)
     batch = first_batch(model, make_trainer)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = model._labeled_losses(batch)
+        losses = second_stage_losses(model, batch)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     given = model.given_label[batch["labeled"]["index"]]
     exact = cross_entropy(model.head(embeddings(model, batch, "labeled", "pool"))[: len(given)], given)
