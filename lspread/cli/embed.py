@@ -21,6 +21,8 @@ __all__ = ["pick_device", "run"]
 
 PART = 2048
 """Images between two savings."""
+_FOR_IMAGES = ("backbone", "weights", "image_size", "channels", "window", "skip_unreadable")
+_FOR_ROWS = ("text", "model", "id", "leave_out")
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -36,12 +38,15 @@ def run(command: str, argv: list[str]) -> int:
   lspread embed photos/ -o photos.safetensors --backbone torchvision/resnet18 --weights resnet18.pth --image-size 224
   lspread embed scans/ -o scans.safetensors --channels 1 --window 0 4095           (12-bit scans in 16-bit files)
   lspread embed mails.csv -o mails.safetensors --text message                      (words; --model for a network)
-  lspread embed payments.csv -o payments.safetensors --leave-out customer""",
+  lspread embed payments.csv -o payments.safetensors --leave-out customer
+  lspread embed new.csv -o new.safetensors --run runs/20260101-120000-payments     (a network trained on such rows)""",
     )
     parser.add_argument("source", type=Path, help="a folder of images, or a CSV file with one item per row")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="folder of a finished run whose network to use")
+    parser.add_argument("--batch-size", type=int, default=256, help="items of one step of a network; default: 256")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     images = parser.add_argument_group("images")
-    images.add_argument("--run", type=Path, metavar="RUN", help="folder of a finished run whose network to use")
     images.add_argument("--backbone", default="pixels", help="torchvision/<model>, timm/<model> or pixels (default)")
     images.add_argument("--weights", type=Path, help="local file with the backbone's weights")
     images.add_argument("--image-size", type=int, help="height and width; default: the run's, else 32")
@@ -52,8 +57,6 @@ def run(command: str, argv: list[str]) -> int:
         metavar="WORD",
         help="files with more than 8 bits: full (default), image, or the values of black and white; default: the run's",
     )
-    images.add_argument("--batch-size", type=int, default=256)
-    images.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     images.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     rows = parser.add_argument_group("rows of a CSV file")
     rows.add_argument("--text", metavar="COLUMN", help="column of texts; default: `text`, if there is one")
@@ -66,8 +69,10 @@ def run(command: str, argv: list[str]) -> int:
         raise ConfigError(f"-o needs a name that ends in .safetensors; got {options.output}.")
     has_labels = False
     if options.source.is_dir():
+        _refuse(parser, options, _FOR_ROWS, f"rows of a CSV file, and {options.source} is a folder")
         found = _embed_images(options)
     elif options.source.is_file():
+        _refuse(parser, options, _FOR_IMAGES, f"a folder of images, and {options.source} is a file")
         found, has_labels = _embed_rows(options)
     else:
         raise DataError(f"There is no folder and no file {options.source}.")
@@ -85,6 +90,13 @@ def run(command: str, argv: list[str]) -> int:
         if found.kind != "image" and not has_labels:
             print(f"labels.csv has the columns item and label; items are {', '.join(found.items[:3])}, ...")
     return 0
+
+
+def _refuse(parser: argparse.ArgumentParser, options: argparse.Namespace, names: tuple[str, ...], what: str) -> None:
+    """End with an error where an option for something else was given."""
+    for name in names:
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} is for {what}.")
 
 
 def _embed_images(options: argparse.Namespace) -> "EmbeddedItems":
@@ -147,10 +159,13 @@ def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batc
 def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Window]":
     """Return the network or None, how to prepare its images, their size, channels and window, and what it is called."""
     if options.run is not None:
+        from lspread.data.row_encoder import ENCODER_FILE
         from lspread.lit.saved_model import load_classifier
 
         saved = load_classifier(options.run)
         shape = saved.image_shape
+        if (options.run / ENCODER_FILE).is_file():
+            raise DataError(f"{options.run} was trained on the rows of a CSV file, and {options.source} is a folder.")
         mean, std = saved.mean, saved.std
         size, channels = options.image_size or shape[1], options.channels or shape[0]
         return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}", saved.window
@@ -270,11 +285,34 @@ def _embed_rows(options: argparse.Namespace) -> "tuple[EmbeddedItems, bool]":
     from lspread.data.columns import read_columns
 
     columns = read_columns(options.source)
+    has_labels = any(cell.strip() for cell in columns.cells.get("label", []))
+    root = str(options.source.resolve())
+    if options.run is not None:
+        return _embed_by_run(options, root), has_labels
     columns.require(options.text, *options.leave_out)
     items, id_column = columns.name_rows(options.id)
     told = {"label", *options.leave_out} | ({id_column} if id_column else set())
     found = columns.features(options.text, model=options.model, leave_out=told)
-    root = str(options.source.resolve())
     metric: Metric = "cosine" if found.kind == "text" else "euclidean"
-    embedded = EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by)
-    return embedded, any(cell.strip() for cell in columns.cells.get("label", []))
+    return EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by), has_labels
+
+
+def _embed_by_run(options: argparse.Namespace, root: str) -> "EmbeddedItems":
+    """Embed rows by the network of a run on such rows."""
+    import torch
+
+    from lspread.cli.new_items import open_new_items
+    from lspread.data import EmbeddedItems
+    from lspread.lit.saved_model import load_classifier
+    from lspread.nn import embed
+
+    if options.text or options.model or options.leave_out:
+        raise ConfigError(
+            "--run says itself which columns are read and how: leave out --text, --model and --leave-out."
+        )
+    saved = load_classifier(options.run)
+    new = open_new_items(options.source, options.run, saved, options.id)
+    device = pick_device(options.device)
+    batches = [new.fetch(rows)[0] for rows in torch.arange(len(new.names)).split(options.batch_size)]
+    z = embed(saved.backbone.to(device), batches, device=device, preprocess=_Normalize(saved.mean, saved.std)).cpu()
+    return EmbeddedItems(z, new.names, new.kind, root, "cosine", {"features": f"run {options.run}"})

@@ -1,4 +1,4 @@
-"""`lspread predict`: labels for new images by a finished run; without new images, for the run's own data."""
+"""`lspread predict`: labels for new images or rows by a finished run; without new ones, for the run's own data."""
 
 import argparse
 import csv
@@ -14,6 +14,7 @@ from lspread.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lspread.cli.new_items import NewItems
     from lspread.lit import GraphHead
     from lspread.lit.saved_model import SavedClassifier
 
@@ -22,13 +23,13 @@ __all__ = ["run"]
 NUM_SHOWN = 10
 """Classes that the summary counts by name, the commonest."""
 SOURCE_FILE = "source.txt"
-"""Beside predictions.csv: the path of the images that it is about."""
-_OWN_OPTIONS = ("-o", "--output", "--head", "--batch-size", "--device", "--json")
+"""Beside predictions.csv: the path of the images or rows that it is about."""
+_OWN_OPTIONS = ("-o", "--output", "--head", "--id", "--batch-size", "--device", "--json")
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Label new images, or hand over to the training loop where only a run or settings are named."""
-    if not _names_new_images(argv):
+    """Label new items, or hand over to the training loop where only a run or settings are named."""
+    if not _names_new_items(argv):
         from lspread.cli import loop
 
         return loop.run(command, argv)
@@ -38,8 +39,8 @@ def run(command: str, argv: list[str]) -> int:
         wrong = ", ".join(dict.fromkeys(name for name in names if name in _OWN_OPTIONS))
         if wrong:
             parser.error(
-                f"{wrong} cannot stand beside --data.test_csv, only beside a folder of new images. New rows are "
-                f"labeled by the trained classifier, in RUN/predict.csv: leave out {wrong}."
+                f"{wrong} cannot stand beside --data.test_csv, which adds rows to the run's own data: leave out "
+                f"{wrong}, or label the new rows alone with `lspread predict RUN NEW.csv`."
             )
     options = parser.parse_args(argv)
     if options.batch_size < 1:
@@ -47,8 +48,8 @@ def run(command: str, argv: list[str]) -> int:
     return _predict(options)
 
 
-def _names_new_images(argv: list[str]) -> bool:
-    """Whether these arguments are for new images (or ask for help), and not for Lightning's `predict`."""
+def _names_new_items(argv: list[str]) -> bool:
+    """Whether these arguments are for new items (or ask for help), and not for Lightning's `predict`."""
     if any(argument in ("-h", "--help") or argument.partition("=")[0] in _OWN_OPTIONS for argument in argv):
         return True
     return len(argv) > 1 and not argv[0].startswith("-") and not argv[1].startswith("-")
@@ -57,36 +58,44 @@ def _names_new_images(argv: list[str]) -> bool:
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"lspread {command}",
-        description="Label new images by a finished run. They are decoded and scaled as the run's own were.",
+        description="Label new images, or new rows of a CSV file, by a finished run. They are made into what its\n"
+        "network takes as the run's own were; nothing but the run's folder is needed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         epilog="""heads:
   classifier  the trained network (default: its answers are those of the run's own predictions.csv)
-  graph       a vote of the nearest training images, with the labels that the graph spread to them; its confidence is
+  graph       a vote of the nearest training items, with the labels that the graph spread to them; its confidence is
               the share of the votes, which is lower than the classifier's for equally right answers
 
-predictions.csv has the columns file, label, confidence, head and far. far is "yes" for an image that is further away
-from its nearest training images than 99 % of these are from theirs: nothing in training looked like it. It stays empty
-where the run keeps no training embeddings (graph_head.safetensors).
+predictions.csv has the columns file (item for rows), label, confidence, head and far. far is "yes" for an item that is
+further away from its nearest training items than 99 % of these are from theirs: nothing in training looked like it. It
+stays empty where the run keeps no training embeddings (graph_head.safetensors).
 
-without IMAGES:
-  lspread predict RUN               every image of the run's own data, to RUN/predict.csv; takes the settings of
+without NEW:
+  lspread predict RUN               every item of the run's own data, to RUN/predict.csv; takes the settings of
                                     `lspread fit` (--data.root ..., --help-all)
 
 examples:
   lspread predict runs/20260101-120000-photos new/
   lspread predict runs/20260101-120000-photos new/ --head graph -o answers/
-  lspread predict runs/20260101-120000-photos one.jpg --json""",
+  lspread predict runs/20260101-120000-photos one.jpg --json
+  lspread predict runs/20260101-120000-mails new.csv             (rows with the columns that the run was trained on)""",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder of a finished run")
-    parser.add_argument("source", type=Path, metavar="IMAGES", help="a folder, searched with its subfolders, or a file")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="NEW",
+        help="a folder of images, searched with its subfolders, or one image; a CSV file for a run on texts or a table",
+    )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
-        help="folder to write; default: RUN/predictions-<name of IMAGES>, and -graph behind it with --head graph",
+        help="folder to write; default: RUN/predictions-<name of NEW>, and -graph behind it with --head graph",
     )
     parser.add_argument("--head", choices=("classifier", "graph"), default="classifier", help="who answers (see below)")
+    parser.add_argument("--id", metavar="COLUMN", help="column that names rows; default: `item` or `id`, else counted")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
@@ -95,9 +104,9 @@ examples:
 
 @dataclass
 class _Answers:
-    """What the run says about the files that could be read, in order, and the others."""
+    """What the run says about the items that could be read, in order, and the others."""
 
-    file: list[str] = field(default_factory=list)
+    name: list[str] = field(default_factory=list)
     label: list[str] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
     far: list[bool] = field(default_factory=list)  # empty without a graph head
@@ -105,6 +114,7 @@ class _Answers:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from lspread.cli.new_items import open_new_items
     from lspread.lit.graph_head import GRAPH_HEAD_FILE, load_graph_head
     from lspread.lit.saved_model import load_classifier
 
@@ -113,27 +123,28 @@ def _predict(options: argparse.Namespace) -> int:
     model = load_classifier(options.run)
     has_graph = options.head == "graph" or (options.run / GRAPH_HEAD_FILE).is_file()
     graph = load_graph_head(options.run) if has_graph else None
-    answers = _ask(model, graph, options)
+    new = open_new_items(options.source, options.run, model, options.id)
+    answers = _ask(new, model, graph, options)
     for path, reason in answers.unreadable:
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
-    if not answers.file:
+    if not answers.name:
         raise DataError(f"None of the {len(answers.unreadable)} image files of {options.source} can be read.")
-    table = _write_table(folder, answers, options.head)
+    table = _write_table(folder, new, answers, options.head)
     (folder / SOURCE_FILE).write_text(f"{source}\n", encoding="utf-8", errors="surrogateescape")
     counts = Counter(answers.label)
     if options.json:
         facts = {
             "output": str(table),
             "head": options.head,
-            "num_images": len(answers.file),
+            "num_images" if new.noun == "image" else "num_rows": len(answers.name),
             "labels": {name: counts[name] for name in model.class_names},
-            "mean_confidence": round(sum(answers.confidence) / len(answers.file), 4),
+            "mean_confidence": round(sum(answers.confidence) / len(answers.name), 4),
             "num_far": sum(answers.far) if graph is not None else None,
             "unreadable": [str(path) for path, _ in answers.unreadable],
         }
         print(json.dumps(facts))
         return 0
-    _tell(answers, counts, options, has_graph=graph is not None)
+    _tell(new, answers, counts, options, has_graph=graph is not None)
     print(f"wrote {table}")
     return 0
 
@@ -160,43 +171,28 @@ def _choose_folder(options: argparse.Namespace, source: Path) -> Path:
     return folder
 
 
-def _ask(model: "SavedClassifier", graph: "GraphHead | None", options: argparse.Namespace) -> _Answers:
+def _ask(new: "NewItems", model: "SavedClassifier", graph: "GraphHead | None", options: argparse.Namespace) -> _Answers:
     import torch
     from rich.console import Console
     from rich.progress import track
 
     from lspread.cli.embed import pick_device
-    from lspread.data import FolderImages
 
-    channels, height, width = model.image_shape
-    if channels not in (1, 3):
-        raise ConfigError(
-            f"{options.run} was trained on rows of {channels} numbers, not on images. `lspread predict {options.run} "
-            "--data.test_csv FILE` labels new rows of a text or table."
-        )
-    if height != width:
-        raise ConfigError(
-            f"files are decoded to squares, but {options.run} was trained on images of {height} x {width} pixels. "
-            "Decode them yourself and call lspread.lit.load_classifier(RUN)(images)."
-        )
-    root, names = _find(options.source)
-    paths = [root / name for name in names]
-    images = FolderImages(paths, height, channels, window=model.window)
     device = pick_device(options.device)
     model.to(device)
     if graph is not None:
         graph.to(device)
     answers = _Answers()
-    batches = torch.arange(len(names)).split(options.batch_size)
+    batches = torch.arange(len(new.names)).split(options.batch_size)
     is_watched = sys.stderr.isatty() and not options.json
     for rows in track(batches, description="predict", console=Console(stderr=True)) if is_watched else batches:
-        image, read, failures = images.fetch_readable(rows)
+        image, read, failures = new.fetch(rows)
         answers.unreadable += failures
         if not len(read):
             continue
         probability, is_far = _answer(model, graph, image.to(device), options.head)
         confidence, label = probability.cpu().max(1)
-        answers.file += [names[row] for row in read.tolist()]
+        answers.name += [new.names[row] for row in read.tolist()]
         answers.label += [model.class_names[c] for c in label.tolist()]
         answers.confidence += confidence.tolist()
         answers.far += [] if is_far is None else is_far.tolist()
@@ -217,42 +213,30 @@ def _answer(
         return (voted if head == "graph" else model.head(z).softmax(1)), is_far
 
 
-def _find(source: Path) -> tuple[Path, list[str]]:
-    """Return the folder of the images and their names in it."""
-    from lspread.data.image_folder import IMAGE_SUFFIXES, find_images
-
-    if source.is_file():
-        return source.parent, [source.name]
-    if not source.is_dir():
-        raise DataError(f"There is no folder and no image {source}.")
-    names = find_images(source)
-    if not names:
-        raise DataError(f"There are no images under {source}. Files that end in {', '.join(IMAGE_SUFFIXES)} are read.")
-    return source, names
-
-
-def _write_table(folder: Path, answers: _Answers, head: str) -> Path:
+def _write_table(folder: Path, new: "NewItems", answers: _Answers, head: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "predictions.csv"
-    far = ["yes" if is_far else "no" for is_far in answers.far] or [""] * len(answers.file)
+    far = ["yes" if is_far else "no" for is_far in answers.far] or [""] * len(answers.name)
     # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "label", "confidence", "head", "far"])
-        for name, label, confidence, is_far in zip(answers.file, answers.label, answers.confidence, far, strict=True):
+        writer.writerow(["file" if new.noun == "image" else "item", "label", "confidence", "head", "far"])
+        for name, label, confidence, is_far in zip(answers.name, answers.label, answers.confidence, far, strict=True):
             writer.writerow([name, label, f"{confidence:.4f}", head, is_far])
     return path
 
 
-def _tell(answers: _Answers, counts: "Counter[str]", options: argparse.Namespace, *, has_graph: bool) -> None:
-    num_images = len(answers.file)
+def _tell(
+    new: "NewItems", answers: _Answers, counts: "Counter[str]", options: argparse.Namespace, *, has_graph: bool
+) -> None:
+    num_items = len(answers.name)
     top = counts.most_common(NUM_SHOWN)
     shown = [f"{name}: {count:,}" for name, count in top]
     if len(counts) > NUM_SHOWN:
-        shown.append(f"others: {num_images - sum(count for _, count in top):,}")
-    mean = sum(answers.confidence) / num_images
-    noun = "image" if num_images == 1 else "images"
-    print(f"{num_images:,} {noun} of {options.source}, labeled by the {options.head} (mean confidence {mean:.2f})")
+        shown.append(f"others: {num_items - sum(count for _, count in top):,}")
+    mean = sum(answers.confidence) / num_items
+    noun = new.noun if num_items == 1 else f"{new.noun}s"
+    print(f"{num_items:,} {noun} of {options.source}, labeled by the {options.head} (mean confidence {mean:.2f})")
     print(f"  {', '.join(shown)}")
     if not has_graph:
         print("far is not known: the run keeps no training embeddings (`lspread fit RUN` adds them to an older run)")

@@ -44,15 +44,18 @@ def format_summary(run_dir: str | Path) -> str:
 
 
 def _texts(folder: Path, results: Results) -> dict[str, str]:
-    """Return what to say of each file: `lspread predict RUN IMAGES` is for runs on pictures only."""
+    """Return what to say of each file: which new items a run can label depends on what it was trained on."""
     if results.is_image:
         return _FILES
-    texts = _FILES | {"graph_head.safetensors": "embeddings and their labels: lspread.lit.load_graph_classifier(RUN)"}
-    config = folder / "config.yaml"
-    if results.noun in ("texts", "rows") and config.is_file() and "RowData" in config.read_text(encoding="utf-8"):
-        new = "to resume, or to label new rows: lspread predict RUN --data.test_csv NEW.csv"
-        return texts | {"checkpoints/last.ckpt": new}
-    return texts
+    from lspread.data.row_encoder import ENCODER_FILE
+
+    graph_head = "graph_head.safetensors"
+    if (folder / ENCODER_FILE).is_file():
+        return _FILES | {
+            graph_head: _FILES[graph_head].replace("new images", "new rows").replace("IMAGES", "NEW.csv"),
+            ENCODER_FILE: "what makes rows into numbers; labels of new rows: lspread predict RUN NEW.csv",
+        }
+    return _FILES | {graph_head: "embeddings and their labels: lspread.lit.load_graph_classifier(RUN)"}
 
 
 def _table(results: Results) -> list[str]:

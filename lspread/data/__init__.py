@@ -21,6 +21,7 @@ from lspread.data.medmnist import MedMNIST
 from lspread.data.mixing import mix_images
 from lspread.data.module import FewLabelData, Items
 from lspread.data.row_data import RowData
+from lspread.data.row_encoder import RowEncoder, load_row_encoder
 from lspread.data.split import FewLabelSplit
 from lspread.data.tensor_data import TensorData
 from lspread.data.torchvision_images import TorchvisionImages
@@ -44,6 +45,7 @@ __all__ = [
     "RandomCorruption",
     "RandomErase",
     "RowData",
+    "RowEncoder",
     "StrongAugmentation",
     "TensorData",
     "TensorImages",
@@ -53,6 +55,7 @@ __all__ = [
     "check_embeddings",
     "decode_image",
     "load_embeddings",
+    "load_row_encoder",
     "mix_images",
     "save_embeddings",
 ]

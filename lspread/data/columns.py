@@ -10,7 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lspread.data.features import MOST_LEVELS, table_features, text_features
+from lspread.data.row_encoder import RowEncoder, TableEncoder, TextEncoder
+from lspread.data.table_columns import MOST_LEVELS, TableColumns
+from lspread.data.words import Words
 from lspread.errors import DataError
 from lspread.typing import ItemKind
 
@@ -28,16 +30,21 @@ class RowFeatures:
 
     Attributes:
         embedding: `(n, d)` float32.
-        kind: "text" or "table".
+        encoder: What made them, and makes those of other rows.
         made_by: For people and reports.
         fingerprint: A hash of the cells that scales, categories and words were taken from: a network fits features of
             the same hash only. None where they depend on no other row.
     """
 
     embedding: Tensor
-    kind: ItemKind
+    encoder: RowEncoder
     made_by: dict[str, str]
     fingerprint: str | None
+
+    @property
+    def kind(self) -> ItemKind:
+        """What the rows are, "text" or "table"."""
+        return self.encoder.kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +121,12 @@ class Columns:
         """
         column = self._text_column(text_column)
         if column is not None:
-            z = text_features(self.cells[column], model=model, reference=reference)
+            encoder: RowEncoder = TextEncoder(column, model or self._fit_words(column, reference))
             fingerprint = None if model else _fingerprint({column: self.cells[column]}, reference)
-            return RowFeatures(z, "text", {"features": model or "words (TF-IDF, SVD)", "column": column}, fingerprint)
+            made_by = {"features": model or "words (TF-IDF, SVD)", "column": column}
+            return RowFeatures(encoder.encode(self.cells), encoder, made_by, fingerprint)
         used = {name: cells for name, cells in self.cells.items() if name not in leave_out}
-        found = table_features(used, reference=reference)
+        found = TableColumns.fit(used, reference)
         for name, (row, cell) in found.spoiled.items():
             became = "left out" if name in found.left_out else "taken as categories"
             warnings.warn(
@@ -139,7 +147,12 @@ class Columns:
             "categorical": ", ".join(found.categorical),
             "left out": ", ".join([*found.left_out, *sorted(set(leave_out) & self.cells.keys())]),
         }
-        return RowFeatures(found.embedding, "table", made_by, _fingerprint(used, reference))
+        encoder = TableEncoder(found)
+        return RowFeatures(encoder.encode(used), encoder, made_by, _fingerprint(used, reference))
+
+    def _fit_words(self, column: str, reference: Sequence[int] | None) -> Words:
+        texts = self.cells[column]
+        return Words.fit(texts if reference is None else [texts[row] for row in reference])
 
     def excerpts(self, text_column: str | None = None, *, leave_out: Collection[str] = ()) -> list[str]:
         """Return what a person reads of each row: the start of its text or, of a table, its first cells.

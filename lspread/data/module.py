@@ -14,6 +14,7 @@ from lspread.data.decoding import Window
 from lspread.data.evaluation import Evaluator
 from lspread.data.groups import check_groups, hide_relatives
 from lspread.data.images import ImageRows, Images, ItemRows
+from lspread.data.row_encoder import RowEncoder
 from lspread.data.split import FewLabelSplit
 from lspread.errors import ConfigError, DataError
 from lspread.typing import UNLABELED, ItemKind
@@ -59,6 +60,7 @@ class FewLabelData(LightningDataModule):
             name says all.
         features_fingerprint: A hash of what the features of the items were fitted to, such as words and scales: a
             network fits features of the same hash only. None where nothing was fitted.
+        row_encoder: What makes features of rows that come later; None where items are no rows.
         window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
         gpu_share: Images in memory are trained on from the GPU's own, where they take at most this share of what is
             free there; 0 sends each batch from the CPU.
@@ -85,6 +87,7 @@ class FewLabelData(LightningDataModule):
     kind: ItemKind = "image"
     excerpts: list[str] | None = None
     features_fingerprint: str | None = None
+    row_encoder: RowEncoder | None = None
     window: Window = "full"
     gpu_share: float = 0.25
 

@@ -19,8 +19,8 @@ class RowData(VectorData):
     """The rows of a CSV file, as features of a text or of their columns; a few of them have a label.
 
     Labels stand in a column, empty where nobody knows, or in a file of their own. Scales, categories and words are
-    taken from the training pool, so that held-out rows stay unseen. Rows of `test_csv` need no label: named with
-    `lspread predict RUN --data.test_csv new.csv`, new rows get theirs from a finished run.
+    taken from the training pool, so that held-out rows stay unseen. Rows of `test_csv` need no label; the
+    rows of any file get theirs from a finished run by `lspread predict RUN new.csv`, which needs no other file.
 
     Args:
         path: The CSV file; its first line names the columns.
@@ -137,7 +137,7 @@ class RowData(VectorData):
             num_workers=num_workers,
         )
         self.excerpts = columns.excerpts(text_column, leave_out=no_features)
-        self.features_fingerprint = found.fingerprint
+        self.features_fingerprint, self.row_encoder = found.fingerprint, found.encoder
 
 
 def _new_names(new: Columns, items: list[str], id_column: str | None) -> list[str]:

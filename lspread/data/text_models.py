@@ -12,9 +12,18 @@ from torch import Tensor
 
 from lspread.errors import ConfigError
 
-__all__ = ["embed_with_folder", "embed_with_wordllama"]
+__all__ = ["embed_with_folder", "embed_with_model", "embed_with_wordllama"]
 
 _BATCH, _MOST_TOKENS = 32, 512
+
+
+def embed_with_model(texts: Sequence[str], model: str) -> Tensor:
+    """Return embeddings `(n, d)` float32 of n texts by "wordllama", or by a folder of sentence-transformers.
+
+    Raises:
+        ConfigError: A package is not installed, there is no such folder, or it cannot be loaded.
+    """
+    return embed_with_wordllama(texts) if model == "wordllama" else embed_with_folder(texts, model)
 
 
 def embed_with_wordllama(texts: Sequence[str]) -> Tensor:

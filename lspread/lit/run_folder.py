@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lspread.data import FewLabelData
+from lspread.data.row_encoder import save_row_encoder
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import ConfigError
 from lspread.lit.advice import Shown, advise, choose_shown, missing_advice
@@ -49,9 +50,9 @@ class RunFolder(Callback):
     """Writes what a run found into its folder.
 
     When training starts: split.json and versions.json. When it ends: predictions.csv, model.safetensors, model.json,
-    graph_head.safetensors (of a run with a graph), thumbnails/ and results.json, from which
-    `lspread.report.write_report` makes the report. All of it comes from the final weights (the averaged ones where a
-    weight-averaging callback keeps some).
+    graph_head.safetensors (of a run with a graph), features.json (of one on the rows of a CSV file, with
+    features.safetensors for words), thumbnails/ and results.json, from which `lspread.report.write_report` makes the
+    report. All of it comes from the final weights (the averaged ones where a weight-averaging callback keeps some).
 
     Args:
         run_dir: The folder; made where it is missing.
@@ -154,6 +155,8 @@ class RunFolder(Callback):
             window=data.window,
             backbone_spec=self.backbone_spec,
         )
+        if data.row_encoder is not None:
+            save_row_encoder(self.run_dir, data.row_encoder)
         num_kept = self._save_graph_head(outcome, data, refresh)
         self.results = self._describe(outcome, data, refresh, num_kept)
         write_json(self.run_dir / "results.json", self.results)

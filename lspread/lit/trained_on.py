@@ -34,5 +34,5 @@ def check_trained_on(checkpoint: Mapping[str, Any], data: FewLabelData) -> None:
         raise DataError(
             f"the features of {data.name} are not those that this run was trained on: words and scales come from the "
             "rows of the training pool, and rows, labels or held-out shares have changed since. Put the file and the "
-            "settings back as they were, give new rows as --data.test_csv, or train again."
+            "settings back as they were, or train again. `lspread predict RUN NEW.csv` labels new rows without them."
         )

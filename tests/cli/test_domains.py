@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -78,11 +79,109 @@ def test_new_rows_get_their_labels_from_a_finished_run(cancer, tmp_path, capsys)
     assert np.mean([row["label"] == name for row, name in zip(rows[500:], truth, strict=True)]) > 0.9
 
 
-def test_images_are_nothing_for_a_run_on_rows(cancer, capsys):
-    assert main(["predict", str(cancer / "run"), str(cancer / "cancer.csv")]) == 1
+@pytest.fixture
+def alone(cancer, tmp_path):
+    """The folder of the run and nothing else; 69 new rows of which nobody knows a label."""
+    shutil.copytree(cancer / "run", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
+    return tmp_path / "run", write_cancer(tmp_path / "new.csv", slice(500, None), labeled=False)
+
+
+def test_new_rows_need_nothing_but_the_run(cancer, alone, capsys):
+    run, new = alone
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(cancer / "cancer.csv"), str(run / "gone.csv")))
+    assert main(["predict", str(run), str(new)]) == 0
+    said = capsys.readouterr().out
+    assert "69 rows of" in said
+    assert f"wrote {run / 'predictions-new' / 'predictions.csv'}" in said
+    rows = read(run / "predictions-new" / "predictions.csv")
+    assert [row["item"] for row in rows] == [str(n) for n in range(1, 70)]
+    assert {row["head"] for row in rows} == {"classifier"}
+    assert {row["far"] for row in rows} <= {"yes", "no"}
+    # The same answers as from the whole data and its checkpoint.
+    other = cancer / "other"
+    assert main(["predict", str(cancer / "run"), "--data.test_csv", str(new), "--run_dir", str(other)]) == 0
+    expected = read(other / "predict.csv")[500:]
+    assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    confidence, known = ([float(row["confidence"]) for row in table] for table in (rows, expected))
+    np.testing.assert_allclose(confidence, known, atol=2e-4)
+    truth = load_breast_cancer().target_names[load_breast_cancer().target[500:]]
+    assert main(["predict", str(run), str(new), "--head", "graph", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (facts["num_rows"], facts["head"], sum(facts["labels"].values())) == (69, "graph", 69)
+    rows = read(run / "predictions-new-graph" / "predictions.csv")
+    assert np.mean([row["label"] == name for row, name in zip(rows, truth, strict=True)]) > 0.85
+
+
+def test_new_rows_have_names_and_cells_that_nobody_knew(alone):
+    run, new = alone
+    rows = read(new)
+    for number, row in enumerate(rows):
+        row["patient"] = f"p{number}"
+        row["hospital"] = "west" if number > 66 else row["hospital"]
+    rows[3]["mean radius"] = "large"
+    write(new, list(rows[0]), [row.values() for row in rows])
+    with (
+        pytest.warns(UserWarning, match="line 5: 'large' in `mean radius` says nothing, as the training rows"),
+        pytest.warns(UserWarning, match=r"line 69: 'west' in `hospital` says .*\(cells of this column like that: 2\)"),
+    ):
+        assert main(["predict", str(run), str(new), "--id", "patient"]) == 0
+    assert [row["item"] for row in read(run / "predictions-new" / "predictions.csv")] == [f"p{n}" for n in range(69)]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("folder", [], "was trained on the rows of a CSV file, and .* is a folder"),
+        ("gone.csv", [], "There is no file .*gone.csv"),
+        ("short.csv", [], "short.csv has no column `mean texture`; it has mean radius"),
+        ("new.csv", ["--id", "nobody"], "has no column `nobody`"),
+    ],
+)
+def test_what_is_nothing_for_a_run_on_rows(alone, source, options, message, capsys):
+    run, new = alone
+    (new.parent / "folder").mkdir()
+    write(new.parent / "short.csv", ["mean radius"], [[1]])
+    assert main(["predict", str(run), str(new.parent / source), *options]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(run.glob("predictions-*"))
+
+
+def test_vectors_that_nothing_makes_are_named(alone, capsys):
+    run, new = alone
+    (run / "features.json").unlink()
+    assert main(["predict", str(run), str(new)]) == 1
     error = capsys.readouterr().err
-    assert "was trained on rows of 32 numbers, not on images" in error
-    assert "--data.test_csv FILE" in error
+    assert "was trained on vectors of 32 numbers, not on images" in error
+    assert f"`lspread fit {run}` adds it" in error
+
+
+def test_features_of_another_run_do_not_fit(alone, capsys):
+    run, new = alone
+    spec = json.loads((run / "features.json").read_text())
+    del spec["columns"]["hospital"]
+    (run / "features.json").write_text(json.dumps(spec))
+    assert main(["predict", str(run), str(new)]) == 1
+    assert "features.json makes 30 numbers of a row, but the network takes 32" in capsys.readouterr().err
+
+
+def test_a_finished_run_embeds_new_rows(alone, capsys):
+    run, new = alone
+    z = new.with_name("z.safetensors")
+    assert main(["embed", str(new), "-o", str(z), "--run", str(run), "--device=cpu"]) == 0
+    found = EmbeddedItems.load(z)
+    assert (found.kind, found.metric, len(found.items)) == ("table", "cosine", 69)
+    saved = load_classifier(run)
+    probability = saved.head(found.embedding).softmax(1)
+    assert main(["predict", str(run), str(new)]) == 0
+    rows = read(run / "predictions-new" / "predictions.csv")
+    assert [saved.class_names[c] for c in probability.argmax(1)] == [row["label"] for row in rows]
+    np.testing.assert_allclose(probability.amax(1).detach(), [float(row["confidence"]) for row in rows], atol=1e-4)
+    assert main(["embed", str(new), "-o", str(z), "--run", str(run), "--leave-out", "hospital"]) == 1
+    assert "--run says itself which columns are read" in capsys.readouterr().err
+    assert main(["embed", str(run), "-o", str(z), "--run", str(run)]) == 1
+    assert "was trained on the rows of a CSV file, and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--head", "graph"], ["-o", "out"], ["--json"], ["--head=graph"]])
@@ -91,12 +190,14 @@ def test_options_for_new_images_are_named_beside_new_rows(cancer, capsys, option
     error = capsys.readouterr().err
     name = option[0].partition("=")[0]
     assert f"error: {name} cannot stand beside --data.test_csv" in error
-    assert f"leave out {name}." in error
+    assert f"leave out {name}, or label the new rows alone with `lspread predict RUN NEW.csv`" in error
 
 
 def test_what_is_said_of_the_files_of_a_run_on_rows(cancer):
     said = format_summary(cancer / "run")
-    assert "lspread predict RUN --data.test_csv NEW.csv" in said
+    assert "features.json" in said
+    assert "lspread predict RUN NEW.csv" in said
+    assert "lspread predict RUN NEW.csv --head graph" in said
     assert "IMAGES" not in said
 
 

@@ -593,6 +593,19 @@ def test_errors_say_what_to_do(digits, tmp_path, capsys, monkeypatch, arguments,
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "option", "message"),
+    [
+        ("photos", ["--leave-out", "x"], "--leave-out is for rows of a CSV file, and"),
+        ("labels.csv", ["--image-size=8"], "--image-size is for a folder of images, and"),
+        ("labels.csv", ["--skip-unreadable"], "--skip-unreadable is for a folder of images, and"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(digits, tmp_path, capsys, source, option, message):
+    assert main(["embed", str(digits[0] / source), "-o", str(tmp_path / "z.safetensors"), *option]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_rows_that_no_label_reaches_are_called_so(tmp_path, capsys):
     z = torch.cat([torch.randn(20, 2), torch.randn(20, 2) + 1000])
     EmbeddedItems(z, [str(i) for i in range(40)], "table", "nowhere.csv", "euclidean", {"features": "x"}).save(

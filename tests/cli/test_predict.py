@@ -158,16 +158,20 @@ def test_tables_of_the_run_and_of_other_images_are_not_replaced(finished_run, ne
         (["{run}", "{empty}"], 1, "There are no images under"),
         (["{run}", "{new}/broken.jpg"], 1, "None of the 1 image files of"),
         (["{empty}", "{new}"], 1, "has no model.json"),
+        (["{run}", "{table}"], 1, "the run was trained on images, and"),
+        (["{run}", "{new}", "--id=name"], 1, "--id names a column of a CSV file, but"),
         (["{run}", "{new}", "--batch-size=0"], 1, "--batch-size must be at least 1; got 0"),
         (["{run}", "{new}", "--device=gpu9"], 1, "--device gpu9 cannot be used here"),
-        (["{run}", "--json"], 2, "the following arguments are required: IMAGES"),
+        (["{run}", "--json"], 2, "the following arguments are required: NEW"),
         (["{run}", "{new}", "--head=knn"], 2, "invalid choice: 'knn'"),
         (["{run}", "{new}", "--model.lr=1"], 2, "unrecognized arguments: --model.lr=1"),
     ],
 )
 def test_errors_say_what_to_do(finished_run, new, tmp_path, capsys, arguments, code, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("x\n1\n")
     places = {"run": finished_run, "new": new, "nothing": tmp_path / "nothing", "empty": tmp_path / "empty"}
+    places["table"] = tmp_path / "table.csv"
     assert main(["predict", *(part.format(**places) for part in arguments)]) == code
     assert message in capsys.readouterr().err
     assert not list(finished_run.glob("predictions-*"))

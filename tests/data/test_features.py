@@ -24,7 +24,7 @@ def test_texts_of_like_words_are_near():
     cosine = z @ z.T
     assert cosine[0, 1] > cosine[0, 2]
     assert cosine[2, 3] > cosine[2, 1]
-    with pytest.raises(DataError, match="at least two texts; got 1"):
+    with pytest.raises(DataError, match="words are taken from at least two texts; got 1"):
         text_features(["one"])
     with pytest.raises(DataError, match="no words to compare"):
         text_features(["...", "!!!"])
