@@ -246,20 +246,27 @@ def test_rare_classes(tmp_path, config_path):
     assert f1["labeled"] > f1["none"] + 0.1
 
 
-def test_twenty_texts(tmp_path, config_path, capsys):
+@pytest.mark.parametrize(("model", "num_right"), [(None, 15), ("wordllama", 19)])
+def test_twenty_texts(tmp_path, config_path, model, num_right):
     labeled = {0, 3, 10, 14}
     rows = [[text, label if i in labeled else ""] for i, (text, label) in enumerate(TEXTS)]
     path = write(tmp_path / "texts.csv", ["text", "label"], rows)
-    pytest.importorskip("wordllama")
-    options = ["--data.path", str(path), "--data.text_model=wordllama", *SHORT]
+    options = ["--data.path", str(path), *SHORT]
+    if model is not None:
+        pytest.importorskip(model)
+        options.append(f"--data.text_model={model}")
     run = tmp_path / "run"
     assert main(["fit", "--config", config_path("text"), "--run_dir", str(run), *options]) == 0
     found = [row["label"] for row in read(run / "predictions.csv")]
-    assert sum(name == label for name, (_, label) in zip(found, TEXTS, strict=True)) >= 19
+    assert sum(name == label for name, (_, label) in zip(found, TEXTS, strict=True)) >= num_right
     results = read_results(run)
     assert results.title == "texts: 20 texts from 4 labels"
     assert {picture.text for picture in results.given} == {TEXTS[i][0] for i in labeled}
     assert TEXTS[0][0] in html.unescape((run / "report.html").read_text(encoding="utf-8"))
+    path.unlink()  # new texts need the run alone
+    new = write(tmp_path / "new.csv", ["text"], [[TEXTS[0][0].upper()], [TEXTS[10][0] + "!"]])
+    assert main(["predict", str(run), str(new)]) == 0
+    assert [row["label"] for row in read(run / "predictions-new" / "predictions.csv")] == ["sport", "food"]
 
 
 def test_embeddings_train_by_the_same_recipe(tmp_path, config_path):
