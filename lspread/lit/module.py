@@ -11,9 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lspread.data import FewLabelData, StrongAugmentation, WeakAugmentation
 from lspread.errors import ConfigError
-from lspread.labels import (
-    PseudoLabels,
-)
+from lspread.labels import PseudoLabels
 from lspread.lit.averaging import SwapBack
 from lspread.lit.batch import Batch, ImageBatch, to_float
 from lspread.lit.epoch_means import EpochMeans
@@ -250,7 +248,12 @@ class FewLabelClassifier(LightningModule):
         self.in_batch.start(data.split.pool)
         self._is_judged = {part: data.evaluator.has_truth(getattr(data.split, part)) for part in ("val", "test")}
         if stage == "fit":
-            check_callbacks(self.trainer, warmup_epochs=self.warmup_epochs, needs_teacher=self.teacher_weight > 0)
+            check_callbacks(
+                self.trainer,
+                warmup_epochs=self.warmup_epochs,
+                needs_teacher=self.teacher_weight > 0,
+                lacks_pseudo=self.pseudo is None and bool(self.pseudo_weight or self.graph_contrastive_weight),
+            )
             self.is_head_trained = bool(self.is_head_trained)
         if self.moments is None:
             self.set_moments(data.mean, data.std)

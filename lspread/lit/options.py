@@ -45,7 +45,7 @@ def check_options(
         )
 
 
-def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool) -> None:
+def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool, lacks_pseudo: bool) -> None:
     """Say before a warm-up what would end the run after it.
 
     Raises:
@@ -56,6 +56,12 @@ def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if needs_teacher and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
         raise no_teacher()
+    if lacks_pseudo and not any(getattr(callback, "gives_pseudo_labels", False) for callback in callbacks):
+        warnings.warn(
+            "no callback gives pseudo-labels. Where none sets them by itself, training ends with an error after the "
+            f"warm-up of {warmup_epochs} epochs: add lspread.lit.RefreshPseudoLabels, or train with pseudo_weight=0.",
+            stacklevel=2,
+        )
     for callback in callbacks:
         can_wait = isinstance(callback, EarlyStopping) and not callback.strict
         if getattr(callback, "monitor", None) == "val_accuracy" and not can_wait:

@@ -1,7 +1,8 @@
 """The epoch path: every few epochs, from all images to fresh pseudo-labels."""
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
@@ -94,7 +95,13 @@ class RefreshPseudoLabels(Callback):
             what the graph answers in the end stays as it is.
         every_n_epochs: Epochs between refreshes.
         solver: How to solve.
+
+    Attributes:
+        gives_pseudo_labels: True; a callback that sets the module's pseudo-labels may say so, and nobody misses this.
+        last: What the latest refresh found; None before.
     """
+
+    gives_pseudo_labels = True
 
     def __init__(
         self,
@@ -145,6 +152,7 @@ class RefreshPseudoLabels(Callback):
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
         self._refreshed_in: int | None = None  # epoch
+        self._items: str | None = None  # hash of the names of the items that `last` or `_saved` is about
 
     def fit_whitening(self, z: Tensor) -> Whitening | None:
         """Return what is done to embeddings `(p, d)` before neighbours are searched; None for nothing."""
@@ -235,6 +243,7 @@ class RefreshPseudoLabels(Callback):
         initial = self.last.scores if self.last is not None and self.last.scores.shape == shape else None
         self.last = self.spread(z, data, initial=initial)
         self.last.seconds.update(seconds)
+        self._items = _fingerprint(data.items)
         pl_module.pseudo = sharpen_pseudo_labels(self.last.pseudo, self.temperature)
         return self.last
 
@@ -249,7 +258,7 @@ class RefreshPseudoLabels(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
         if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
-            if len(self._saved["label"]) != len(pl_module.given_label):  # of other items: they are computed anew
+            if self._items != _fingerprint(pl_module.data.items):  # of other items: they are computed anew
                 self._saved = None
                 return
             saved = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
@@ -287,16 +296,16 @@ class RefreshPseudoLabels(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pseudo-labels, so that a resumed run goes on with the same ones."""
-        if self.last is None:
-            return self._saved or {}
-        pseudo = self.last.pseudo
-        found = {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
-        return found | {"refreshed_in": self._refreshed_in}
+        found = self._saved or {}
+        if self.last is not None:
+            pseudo = self.last.pseudo
+            found = {field.name: getattr(pseudo, field.name).cpu() for field in fields(pseudo)}
+        return {**found, "refreshed_in": self._refreshed_in, "items": self._items} if found else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take saved pseudo-labels; the module gets them when its next epoch starts."""
         saved = dict(state_dict)
-        self._refreshed_in = saved.pop("refreshed_in", None)
+        self._refreshed_in, self._items = saved.pop("refreshed_in", None), saved.pop("items", None)
         self._saved = saved or None
 
 
@@ -304,6 +313,10 @@ def averaged_backbone(trainer: Trainer, pl_module: FewLabelClassifier) -> nn.Mod
     """Return the backbone with averaged weights where a callback keeps some, else the one being trained."""
     backbone: nn.Module = (averaged_module(trainer) or pl_module).backbone  # type: ignore[assignment]
     return backbone
+
+
+def _fingerprint(items: Sequence[str]) -> str:
+    return hashlib.blake2b("\0".join(items).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _timed(seconds: dict[str, float], name: str, compute: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -509,6 +510,23 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_pseudo_labels_need_the_callback(make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ConfigError, match=r"add the callback lspread\.lit\.RefreshPseudoLabels"):
         make_trainer().fit(make_model(), datamodule=make_data())
+
+
+def test_pseudo_labels_are_missed_before_the_warm_up(make_trainer: Callable[..., Trainer]) -> None:
+    with (
+        pytest.warns(UserWarning, match="no callback gives pseudo-labels"),
+        pytest.raises(ConfigError, match=r"add the callback lspread\.lit\.RefreshPseudoLabels"),
+    ):
+        make_trainer(max_epochs=2).fit(make_model(warmup_epochs=1), datamodule=make_data())
+
+    class Own(Callback):
+        gives_pseudo_labels = True
+
+    for callback, options in ((Own(), {}), (RefreshPseudoLabels(k=5), {}), (Callback(), {"pseudo_weight": 0.0})):
+        model = make_model(warmup_epochs=1, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="no callback gives pseudo-labels")
+            make_trainer(callback, max_epochs=1).fit(model, datamodule=make_data())
 
 
 def test_a_teacher_is_missed_before_the_warm_up(make_trainer: Callable[..., Trainer]) -> None:

@@ -99,7 +99,7 @@ def test_sharpened_pseudo_labels_train_and_the_graph_answers_as_before(make_trai
     again = RefreshPseudoLabels(k=5, temperature=0.5)
     again.load_state_dict(refresh.state_dict())
     other = make_model()
-    other.given_label = data.given_label
+    other.trainer = trainer
     again.on_train_start(trainer, other)
     assert other.pseudo is not None
     torch.testing.assert_close(other.pseudo.weight, model.pseudo.weight)
@@ -207,24 +207,40 @@ def test_an_interrupt_after_the_last_batch_of_an_epoch_loses_no_refresh(
     assert epochs == [1, 2, 3, 4]
 
 
-def test_pseudo_labels_of_fewer_items_are_computed_anew(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    """An item was added since: the second epoch is due no refresh, but the saved pseudo-labels lack the item."""
+def test_what_was_refreshed_when_outlasts_two_interrupts() -> None:
+    """A run that is interrupted again before its next refresh saves what it was given."""
+    saved = {"label": torch.arange(3), "weight": torch.ones(3), "refreshed_in": 4, "items": "a hash"}
+    refresh = RefreshPseudoLabels(k=5)
+    refresh.load_state_dict(saved)
+    assert refresh.state_dict() == saved
+    assert RefreshPseudoLabels(k=5).state_dict() == {}
+
+
+@pytest.mark.parametrize("is_longer", [True, False])
+def test_pseudo_labels_of_other_items_are_computed_anew(
+    is_longer: bool, make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """Items changed since: the second epoch is due no refresh, but the saved pseudo-labels are not about these."""
     trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=1)
     trainer.fit(make_model(), datamodule=make_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     image, label = bars()
-    more = TensorData(
-        torch.cat([image, image[:1]]),
-        torch.cat([label, label[:1]]),
+    rows = [*range(60), 0] if is_longer else [*range(30, 60), *range(30)]
+    other = TensorData(
+        image[rows],
+        label[rows],
         ["row", "column", "diagonal"],
         num_labels_per_class=2,
         batch_size=16,
+        names=[f"bar {row}" for row in rows[:60]] + ["one more"] * is_longer,
     )
-    model = make_model()
-    trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=2)
-    trainer.fit(model, datamodule=more, ckpt_path=str(tmp_path / "last.ckpt"))
+    model, refresh = make_model(), RefreshPseudoLabels(k=5, every_n_epochs=5)
+    trainer = make_trainer(refresh, max_epochs=2)
+    trainer.fit(model, datamodule=other, ckpt_path=str(tmp_path / "last.ckpt"))
     assert model.pseudo is not None
-    assert len(model.pseudo.label) == 61
+    assert len(model.pseudo.label) == len(rows)
+    assert refresh.last is not None
+    assert model.pseudo.label[other.split.labeled].equal(other.given_label[other.split.labeled])
 
 
 @pytest.mark.parametrize(
