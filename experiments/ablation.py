@@ -5,7 +5,8 @@ from the warm-up that label_efficiency.py shares, on the same label draws. Epoch
 machine does, the steps are the same. What a piece costs beside them stands under minutes, which the machine decides.
 The table shows the difference to the recipe, paired over draws, with its 95 % interval. Finished runs are kept in a
 small JSON; what is missing is run. Records of other machines, which had warm-ups of their own, stand beside it as
-ablation_*.json: the table takes them together, and pairs each run with the recipe of its own record.
+ablation_*.json: the table takes them together, and pairs each run with the recipe of its own record. Runs of one draw
+in several records count as one: their differences are averaged before the interval over draws is taken.
 
     python experiments/ablation.py --threads 1
     python experiments/ablation.py --variants gradient agreement --seeds 0 1 2
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from label_efficiency import DATA, RESULTS, describe, hash_settings, open_record, parse, read, run, warm_up, write
 
-HEAD = ["", "runs", "test, %", "to the recipe", "unlabeled, by the graph", "minutes"]
+HEAD = ["", "draws / runs", "test, %", "recipe there, %", "to the recipe", "unlabeled, by the graph", "minutes"]
 CALLBACKS = parse(DATA)["trainer"]["callbacks"]
 
 
@@ -69,26 +70,37 @@ def read_all(record: Path) -> list[dict[str, Any]]:
     return [current_runs(read(path)) for path in (record, *others)]
 
 
+def by_draw(values: list[tuple[str, float]]) -> np.ndarray:
+    """Return one value for each draw, the mean of those that several records have of it."""
+    draws = sorted({seed for seed, _ in values})
+    return np.array([np.mean([value for seed, value in values if seed == draw]) for draw in draws])
+
+
 def rows(records: list[dict[str, Any]]) -> list[list[str]]:
-    """Return title, runs, test accuracy, differences to the recipe (test; unlabeled, by the graph) and minutes."""
+    """Return title, draws and runs, test accuracy, that of the recipe beside them, differences to it, and minutes."""
     table = []
     for name, (title, _) in VARIANTS.items():
         found, pairs = [], []
         for runs in records:
             for key, row in runs.items():
                 variant, seed = key.split("/")
-                if variant == name:
-                    found.append(row)
-                    pairs += [(row, runs[f"recipe/{seed}"])] if f"recipe/{seed}" in runs else []
+                if variant == name and f"recipe/{seed}" in runs:
+                    found.append((seed, row))
+                    pairs.append((seed, row, runs[f"recipe/{seed}"]))
         if not found:
             continue
-        ahead = []
-        for column in ("test classifier", "unlabeled graph"):
-            values = [100 * (row[column] - recipe[column]) for row, recipe in pairs if column in row]
-            ahead.append("" if name == "recipe" else describe(np.array(values), "+.1f"))
-        test = 100 * np.mean([row["test classifier"] for row in found])
-        minutes = np.array([row["minutes"] for row in found if "minutes" in row])
-        table.append([title, str(len(found)), f"{test:.1f}", *ahead, f"{minutes.mean():.1f}" if len(minutes) else ""])
+        test = [(seed, 100 * row["test classifier"]) for seed, row in found]
+        cells = [f"{len({seed for seed, _ in found})} / {len(found)}", f"{by_draw(test).mean():.1f}"]
+        if name == "recipe":
+            cells += ["", "", ""]
+        else:
+            recipe = [(seed, 100 * other["test classifier"]) for seed, _, other in pairs]
+            cells.append(f"{by_draw(recipe).mean():.1f}")
+            for column in ("test classifier", "unlabeled graph"):
+                ahead = [(seed, 100 * (row[column] - other[column])) for seed, row, other in pairs if column in row]
+                cells.append(describe(by_draw(ahead), "+.1f"))
+        minutes = np.array([row["minutes"] for _, row in found if "minutes" in row])
+        table.append([title, *cells, f"{minutes.mean():.1f}" if len(minutes) else ""])
     return table
 
 
@@ -96,7 +108,10 @@ def show(records: list[dict[str, Any]], epochs: int) -> None:
     """Print the table of what is there."""
     print(f"\n10 labels per class, {epochs} epochs after the shared warm-up; paired differences in points")
     for title, *cells in [HEAD, *rows(records)]:
-        print(f"{title:48}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (6, 9, 18, 25, 8), strict=True)))
+        print(
+            f"{title:48}"
+            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (13, 9, 17, 18, 25, 8), strict=True))
+        )
 
 
 def markdown(records: list[dict[str, Any]]) -> str:

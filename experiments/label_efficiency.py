@@ -249,27 +249,32 @@ def show(runs: dict[str, dict[str, float]], minutes: float) -> None:
 
 
 def markdown(runs: dict[str, dict[str, Any]]) -> str:
-    """Return README's table: ten labels per class beside one, the best on top."""
+    """Return README's table: ten labels per class beside one, the best on top, chosen labels apart at the bottom.
 
-    def scores(method: str, num_labels: int, column: str) -> dict[str, float]:
-        found = {key.split("/")[2]: row for key, row in runs.items() if key.startswith(f"{method}/{num_labels}/")}
-        return {seed: 100 * row[column] for seed, row in found.items() if column in row}
-
+    Rows of "on the warm-up" are of plain classifiers on the network that "linear_probe" holds.
+    """
+    titles = {method: (method, "classifier") for method in {key.split("/")[0] for key in runs}}
+    titles |= {
+        name: ("linear_probe", key)
+        for name, key in (("logistic regression on the warm-up", "logistic_regression"), ("kNN on the warm-up", "knn"))
+        if any(f"test {key}" in row for one, row in runs.items() if one.startswith("linear_probe/"))
+    }
     rows = {}
-    for method in {key.split("/")[0] for key in runs}:
-        test = {n: scores(method, n, "test classifier") for n in (10, 1)}
+    for title, (method, key) in titles.items():
+        test = {n: scores(runs, method, n, f"test {key}") for n in (10, 1)}
         cells = []
         for num_labels, values in test.items():
-            ours = scores("lspread", num_labels, "test classifier")
+            ours = scores(runs, "lspread", num_labels, "test classifier")
             ahead = [ours[seed] - value for seed, value in values.items() if seed in ours]
             cells.append(describe(np.array(list(values.values()))))
             cells.append("" if method.startswith("lspread") else describe(np.array(ahead)))
         for num_labels in test:
-            columns = (scores(method, num_labels, f"unlabeled {head}") for head in ("classifier", "graph"))
-            cells.append(" / ".join(f"{np.mean(list(values.values())):.1f}" for values in columns if values))
+            heads = ["classifier", "graph"] if key == "classifier" else [key]
+            columns = (scores(runs, method, num_labels, f"unlabeled {head}") for head in heads)
+            cells.append(" / ".join(describe(np.array(list(values.values()))) for values in columns if values))
         draws = " / ".join(str(len(values)) for values in test.values())
         order = np.mean(list(test[10].values())) if test[10] else 0.0
-        rows[order, method] = f"| {method} ({draws}) | " + " | ".join(cells) + " |"
+        rows[method != "lspread_chosen", order, title] = f"| {title} ({draws}) | " + " | ".join(cells) + " |"
     head = ["", "test, 10 per class", "lspread ahead", "test, 1 per class", "lspread ahead"]
     head += ["unlabeled, 10: classifier / graph", "unlabeled, 1"]
     lines = [
@@ -278,6 +283,12 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
         *(rows[key] for key in sorted(rows, reverse=True)),
     ]
     return "\n".join(lines).replace("+-", "±")
+
+
+def scores(runs: dict[str, dict[str, Any]], method: str, num_labels: int, column: str) -> dict[str, float]:
+    """Return the accuracies in % of the draws of a method that have a column."""
+    found = {key.split("/")[2]: row for key, row in runs.items() if key.startswith(f"{method}/{num_labels}/")}
+    return {seed: 100 * row[column] for seed, row in found.items() if column in row}
 
 
 def draw(runs: dict[str, dict[str, float]], path: Path) -> None:

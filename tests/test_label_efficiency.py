@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from scipy import stats
 
+from lspread import UNLABELED
 from lspread.cli.main import main
+from lspread.nn import LabelPropagation
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -54,16 +57,43 @@ def test_table_by_hand(scripts):
         "lspread/10/0": row(0.8, 0.81, 0.82),
         "lspread/10/1": row(0.84, 0.83, 0.83),
         "lspread/1/0": row(0.7, 0.71, 0.72),
+        "lspread_chosen/10/0": row(0.9, 0.9, 0.9),
         "gll/10/0": row(0.79, 0.8),
         "gll/10/1": row(0.81, 0.8),
         "fixmatch/10/1": row(0.805, 0.8),
         "fixmatch/1/1": row(0.5, 0.5),
+        "linear_probe/10/0": row(0.7, 0.7, 0.6)
+        | {"test logistic_regression": 0.75, "unlabeled logistic_regression": 0.76},
     }
-    *_, first, second, third = scripts["label_efficiency"].markdown(runs).splitlines()
+    _, _, first, second, third, fourth, fifth, last = scripts["label_efficiency"].markdown(runs).splitlines()
     # Two draws, one degree of freedom: 12.706 standard errors.
-    assert first == "| lspread (2 / 1) | 82.0 ± 25.4 |  | 70.0 |  | 82.0 / 82.5 | 71.0 / 72.0 |"
+    assert first == "| lspread (2 / 1) | 82.0 ± 25.4 |  | 70.0 |  | 82.0 ± 12.7 / 82.5 ± 6.4 | 71.0 / 72.0 |"
     assert second == "| fixmatch (1 / 1) | 80.5 | 3.5 | 50.0 |  | 80.0 | 50.0 |"
-    assert third == "| gll (2 / 0) | 80.0 ± 12.7 | 2.0 ± 12.7 |  |  | 80.0 |  |"
+    assert third == "| gll (2 / 0) | 80.0 ± 12.7 | 2.0 ± 12.7 |  |  | 80.0 ± 0.0 |  |"
+    assert fourth == "| logistic regression on the warm-up (1 / 0) | 75.0 | 5.0 |  |  | 76.0 |  |"
+    assert fifth == "| linear_probe (1 / 0) | 70.0 | 10.0 |  |  | 70.0 / 60.0 |  |"
+    assert last == "| lspread_chosen (1 / 0) | 90.0 |  |  |  | 90.0 / 90.0 |  |"  # never mixed with drawn labels
+
+
+def test_ablation_by_hand(scripts):
+    def row(test, graph):
+        return {"test classifier": test, "unlabeled graph": graph, "minutes": 2.0}
+
+    one = {
+        "recipe/0": row(0.8, 0.82),
+        "recipe/1": row(0.84, 0.83),
+        "no_mixup/0": row(0.79, 0.8),
+        "cutmix/1": row(0.8, 0.8),
+    }
+    other = {"recipe/0": row(0.82, 0.82), "no_mixup/0": row(0.79, 0.82), "no_mixup/1": row(0.1, 0.1)}
+    recipe, no_mixup, cutmix = scripts["ablation"].rows([one, other])
+    assert recipe == ["the recipe", "2 / 3", "82.5", "", "", "", "2.0"]
+    # Draw 0 of both records is one draw: -1 and -3 points are -2, and no interval. Draw 1 has no recipe beside it.
+    assert no_mixup == ["without mixing images", "1 / 2", "79.0", "81.0", "-2.0", "-1.0", "2.0"]
+    assert cutmix[1:5] == ["1 / 1", "80.0", "84.0", "-4.0"]
+    one["no_mixup/1"] = row(0.84, 0.83)
+    found = scripts["ablation"].rows([one, other])[1]
+    assert found[1:5] == ["2 / 3", "81.5", "82.5", "-1.0 +- 12.7"]
 
 
 @pytest.mark.parametrize("script", ["label_efficiency", "ablation", "baseline_settings"])
@@ -159,6 +189,25 @@ def test_every_method_has_the_best_of_the_settings_that_were_tried(scripts):
         for setting in best.split(" "):
             name, value = setting.split("=")
             assert model[name] == float(value), f"{method}: {name} of {best}"
+
+
+def test_gll_is_laplace_learning_with_its_weights():
+    """Weights exp(-4 d^2 / (s_i s_j)) of 25 neighbors, the larger of both directions; given labels held."""
+    asked = yaml.safe_load((ROOT / "configs" / "methods" / "gll.yaml").read_text())["model"]["spread_layer"]
+    layer = LabelPropagation(**asked["init_args"])
+    z = torch.randn(80, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    label = torch.where(torch.arange(80) < 30, torch.arange(80) % 10, UNLABELED)
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    width, near = distance.topk(25, largest=False)[0][:, -1], distance.topk(25, largest=False)[1]
+    weight = torch.exp(-4 * distance**2 / (width[:, None] * width))
+    weight = torch.zeros_like(weight).scatter_(1, near, weight.gather(1, near))
+    weight = torch.maximum(weight, weight.T)
+    laplacian = weight.sum(1).diag() - weight
+    free, given = label == UNLABELED, label != UNLABELED
+    right = weight[free][:, given] @ torch.eye(10, dtype=torch.float64)[label[given]]
+    ridge = asked["init_args"]["ridge"] * torch.eye(int(free.sum()), dtype=torch.float64)
+    expected = torch.linalg.solve(laplacian[free][:, free] + ridge, right)
+    torch.testing.assert_close(layer(z, label)[free], expected, atol=1e-6, rtol=1e-6)
 
 
 def test_settings_files_are_compared_on_the_draws_that_both_have(scripts, tmp_path, monkeypatch, capsys):
