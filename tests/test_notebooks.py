@@ -58,7 +58,11 @@ def test_runs_without_an_error(path, tmp_path):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        timeout=300,
+        startup_timeout=300,  # a busy machine takes more than the minute that is the default
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
     )
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path})  # raises CellExecutionError
