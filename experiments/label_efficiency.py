@@ -387,9 +387,10 @@ def main() -> None:
     if not options.show and not set(keys) <= set(current_runs(content)):
         start, content["warm-up minutes"] = warm_up(options.out, options.warm_up)
         for number, (key, (seed, num_labels, method)) in enumerate(zip(keys, asked, strict=True)):
-            if key in current_runs(read(options.record)):
+            done = current_runs(read(options.record))
+            if key in done:
                 continue
-            ahead = (len(asked) - number) * options.minutes
+            ahead = len(set(keys[number:]) - set(done)) * options.minutes
             print(f"\n=== {method}, {num_labels} per class, draw {seed}; at most {ahead:.0f} minutes ===", flush=True)
             scores = run(options, start, method, num_labels, seed)
             content["runs"] = read(options.record).get("runs", {}) | {key: scores}
