@@ -23,7 +23,7 @@ _COMMANDS = {
     "fit": ("Train from a YAML file; writes one folder with predictions, model and report.", "loop"),
     "validate": ("Accuracy of a trained run on its validation images.", "loop"),
     "test": ("Accuracy of a trained run on its test images.", "loop"),
-    "predict": ("Label new images, or every image of a run.", "predict"),
+    "predict": ("Label new images, texts or rows, or every item of a run.", "predict"),
     "compare": ("Accuracies of several runs in one table and one figure.", "compare"),
     "export": ("A finished run for other tools: torch.export, ONNX, safetensors, Label Studio.", "export"),
     "init": ("The two files that a folder of images needs, ready to be filled in.", "init"),
