@@ -140,7 +140,8 @@ def save_row_encoder(folder: str | Path, encoder: RowEncoder) -> None:
                 tensors["components"] = encoder.by.components.contiguous()
             (folder / WORDS_FILE).write_bytes(save(tensors))  # save_file would leave it readable for its owner only
         else:
-            spec["model"] = encoder.by
+            is_folder = Path(encoder.by).is_dir()  # a relative path would be another one elsewhere
+            spec["model"] = str(Path(encoder.by).resolve()) if is_folder else encoder.by
     elif isinstance(encoder, TableEncoder):
         spec["columns"] = {name: asdict(column) for name, column in encoder.table.used.items()}
     (folder / ENCODER_FILE).write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from lspread.data import words as words_module
 from lspread.data.columns import read_columns
 from lspread.data.features import table_features, text_features
-from lspread.data.row_encoder import ENCODER_FILE, WORDS_FILE, load_row_encoder, save_row_encoder
+from lspread.data.row_encoder import ENCODER_FILE, WORDS_FILE, TextEncoder, load_row_encoder, save_row_encoder
 from lspread.data.words import Words
 from lspread.errors import ConfigError, DataError
 
@@ -99,6 +99,17 @@ def test_a_language_model_that_is_gone_is_missed_by_name(tmp_path: Path) -> None
     )
     with pytest.raises(ConfigError, match=r"b is no folder|needs the package"):
         load_row_encoder(tmp_path).encode({"a": ["c"]})
+
+
+def test_a_folder_with_a_language_model_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    save_row_encoder(tmp_path, TextEncoder("text", "model"))
+    encoder = load_row_encoder(tmp_path)
+    assert isinstance(encoder, TextEncoder)
+    assert encoder.by == str(tmp_path / "model")
 
 
 def test_words_of_an_earlier_ending_do_not_stay(tmp_path: Path) -> None:
