@@ -29,13 +29,11 @@ from lspread.typing import UNLABELED
 
 COUNTS = (1, 5, 10)
 REFRESH = parse(DATA)["trainer"]["callbacks"][0]["init_args"]
-PLAIN = {"reinforce": 0, "prior": "none"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "recipe": ("the recipe", {}),
     "no_reinforce": ("without sure answers becoming labels", {"reinforce": 0}),
     "no_prior": ("without expecting equal classes", {"prior": "none"}),
-    "plain": ("without both: label spreading", PLAIN),
-    "no_balance": ("without both, and every label counting alike", {**PLAIN, "balance": False}),
+    "plain": ("without both: label spreading", {"reinforce": 0, "prior": "none"}),
     "no_whitening": ("without whitening", {"whiten": False}),
     "128_axes": ("with 128 axes of the embeddings", {"num_components": 128}),
     "k15": ("with 15 neighbors", {"k": 15}),
@@ -110,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*VARIANTS, *OTHERS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names)
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder with the warm-up")
     parser.add_argument("--record", type=Path, default=RESULTS / "graph_ablation.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")

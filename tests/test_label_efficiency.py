@@ -24,7 +24,7 @@ RESULTS = ROOT / "experiments" / "results"
 def scripts():
     """Import the scripts as they import each other."""
     sys.path.insert(0, str(ROOT / "experiments"))
-    names = ("label_efficiency", "ablation", "baseline_settings", "settings_files")
+    names = ("label_efficiency", "ablation", "baseline_settings", "graph_ablation", "settings_files")
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(ROOT / "experiments"))
 
@@ -46,6 +46,10 @@ def test_readme_has_the_tables_of_the_records(scripts):
     script = scripts["ablation"]
     table = script.markdown(script.read_all(RESULTS / "ablation.json"))
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    script = scripts["graph_ablation"]
+    record = script.read(RESULTS / "graph_ablation.json")
+    assert record["refresh"] == script.REFRESH, "the recipe's graph has changed since"
+    assert script.markdown(record["runs"]) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_by_hand(scripts):
@@ -73,6 +77,14 @@ def test_table_by_hand(scripts):
     assert fourth == "| logistic regression on the warm-up (1 / 0) | 75.0 | 5.0 |  |  | 76.0 |  |"
     assert fifth == "| linear_probe (1 / 0) | 70.0 | 10.0 |  |  | 70.0 / 60.0 |  |"
     assert last == "| lspread_chosen (1 / 0) | 90.0 |  |  |  | 90.0 / 90.0 |  |"  # never mixed with drawn labels
+
+
+def test_graph_ablation_by_hand(scripts):
+    runs = {"recipe/1/0": 70.0, "recipe/1/1": 72.0, "k15/1/0": 69.0, "k15/1/1": 73.0, "k15/5/0": 80.0, "knn/1/1": 50.0}
+    _, _, recipe, k15, knn = scripts["graph_ablation"].markdown(runs).splitlines()
+    assert recipe == "| the recipe | 71.0 |  |  |  |  |  |"
+    assert k15 == "| with 15 neighbors | 71.0 | +0.0 ± 12.7 | 80.0 |  |  |  |"
+    assert knn == "| vote of the nearest labels | 50.0 | -22.0 |  |  |  |  |"
 
 
 def test_ablation_by_hand(scripts):
