@@ -11,6 +11,7 @@ labels can be taken: accuracy on all unlabeled images, and the difference to the
 """
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def main() -> None:
         return print(markdown(content["runs"]))
     if not options.show:
         start, _ = warm_up(options.out, [])
+        weights = hashlib.blake2b((start.parent / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+        if content.setdefault("warm-up", weights) != weights:
+            raise SystemExit(f"{options.record} is about another warm-up than {start.parent}; name another --record.")
         saved, data = load_classifier(start.parent), FashionMNIST()
         data.setup()
         z = embed(saved.backbone, data.pool_dataloader(), preprocess=lambda image: (image - saved.mean) / saved.std)

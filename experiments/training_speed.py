@@ -3,7 +3,7 @@
 The second stage of configs/fashion_mnist.yaml, with its network, batch, augmentation and mixing (labelled and pool
 images, pseudo-labels, AdamW, averaged weights) against a hand-written loop that does the same work with the same model
 and batch, and against one without augmentation, mixing and averaging. The hand-written loops keep all images on the
-device. The contestants take turns; the table shows the median of the rounds, and every round is kept in a small JSON.
+device. The contestants take turns; the table shows the median of the rounds, --record keeps all rounds in a small JSON.
 
     python experiments/training_speed.py                  # on the GPU where there is one
     python experiments/training_speed.py --device cpu --steps 15 --rounds 3        # for CPUs without bfloat16
@@ -196,10 +196,6 @@ def main() -> None:
             found[name].append(contestant())
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     where += f", {choose_precision(device).value}"
-    if options.record is not None:
-        facts = {"machine": where, "steps": options.steps, "batch": [POOL, LABELED]}
-        rounds = {name: [round(value, 1) for value in values] for name, values in found.items()}
-        options.record.write_text(json.dumps({**facts, "images per second": rounds}, indent=1) + "\n")
     print(f"images/s, median of {options.rounds} rounds of {options.steps} steps, {where}")
     for name, values in found.items():
         base = found[f"{name.split(':')[0]}: bare loop" + (", same work" if name.startswith("training") else "")]
@@ -207,6 +203,12 @@ def main() -> None:
         print(
             f"{name:56} {statistics.median(values):8,.0f}   x {ratio:.2f}   ({min(values):,.0f} to {max(values):,.0f})"
         )
+    if options.record is not None:
+        facts = {"machine": where, "steps": options.steps, "batch": [POOL, LABELED]}
+        rounds = {name: [round(value, 1) for value in values] for name, values in found.items()}
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps({**facts, "images per second": rounds}, indent=1) + "\n")
+        print(f"wrote {options.record}")
 
 
 if __name__ == "__main__":

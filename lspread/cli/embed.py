@@ -23,6 +23,7 @@ PART = 2048
 """Images between two savings."""
 _FOR_IMAGES = ("backbone", "weights", "image_size", "channels", "window", "skip_unreadable")
 _FOR_ROWS = ("text", "model", "id", "leave_out")
+_FOR_NETWORKS = ("batch_size", "device")
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -67,12 +68,16 @@ def run(command: str, argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.output.suffix != ".safetensors":
         raise ConfigError(f"-o needs a name that ends in .safetensors; got {options.output}.")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1; got {options.batch_size}.")
     has_labels = False
     if options.source.is_dir():
         _refuse(parser, options, _FOR_ROWS, f"rows of a CSV file, and {options.source} is a folder")
         found = _embed_images(options)
     elif options.source.is_file():
         _refuse(parser, options, _FOR_IMAGES, f"a folder of images, and {options.source} is a file")
+        if options.run is None:
+            _refuse(parser, options, _FOR_NETWORKS, "a network; that of a run on such rows is named by --run")
         found, has_labels = _embed_rows(options)
     else:
         raise DataError(f"There is no folder and no file {options.source}.")
@@ -159,6 +164,7 @@ def _embed_part(images: Any, rows: "Tensor", network: Any, preprocess: Any, batc
 def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Window]":
     """Return the network or None, how to prepare its images, their size, channels and window, and what it is called."""
     if options.run is not None:
+        from lspread.cli.new_items import check_takes_images
         from lspread.data.row_encoder import ENCODER_FILE
         from lspread.lit.saved_model import load_classifier
 
@@ -166,6 +172,7 @@ def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Win
         shape = saved.image_shape
         if (options.run / ENCODER_FILE).is_file():
             raise DataError(f"{options.run} was trained on the rows of a CSV file, and {options.source} is a folder.")
+        check_takes_images(options.run, saved)
         mean, std = saved.mean, saved.std
         size, channels = options.image_size or shape[1], options.channels or shape[0]
         return saved.backbone, _Normalize(mean, std), size, channels, f"run {options.run}", saved.window

@@ -1,6 +1,5 @@
 """What a finished run is asked about: new images, or new rows of a CSV file, batch by batch."""
 
-import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from lspread.lit.saved_model import SavedClassifier
 
-__all__ = ["NewItems", "open_new_items"]
+__all__ = ["NewItems", "check_takes_images", "open_new_items"]
 
 _TABLES = (".csv", ".tsv")
 _SHOWN = 40
@@ -43,6 +42,17 @@ class NewItems:
         return "row" if self.kind == "table" else self.kind
 
 
+def check_takes_images(run: Path, model: "SavedClassifier") -> None:
+    """Raise `ConfigError` where a run was trained on vectors."""
+    channels, height, width = model.image_shape
+    if channels not in (1, 3) or height == width == 1:
+        raise ConfigError(
+            f"{run} was trained on vectors of {channels} numbers, not on images, and keeps nothing that makes such "
+            f"vectors (features.json). `lspread fit {run}` adds it to an older run on the rows of a CSV file. Vectors "
+            "made elsewhere are labeled from Python: lspread.lit.load_classifier(RUN)(vectors[:, :, None, None])."
+        )
+
+
 def open_new_items(source: Path, run: Path, model: "SavedClassifier", id_column: str | None = None) -> NewItems:
     """Find new items of the kind that a run was trained on.
 
@@ -50,7 +60,7 @@ def open_new_items(source: Path, run: Path, model: "SavedClassifier", id_column:
         source: For images a folder or one file; for texts and tables a CSV file.
         run: Folder of the run.
         model: Its classifier.
-        id_column: Column that names the rows; None takes `item` or `id`, where there is one.
+        id_column: Column that names the rows; None takes that of the run where there is one, else `item` or `id`.
 
     Raises:
         DataError: There is nothing there, it is of another kind, or a column that the run reads is missing.
@@ -60,13 +70,8 @@ def open_new_items(source: Path, run: Path, model: "SavedClassifier", id_column:
 
     if (run / ENCODER_FILE).is_file():
         return _open_rows(source, run, model, id_column)
-    channels, height, width = model.image_shape
-    if channels not in (1, 3) or height == width == 1:
-        raise ConfigError(
-            f"{run} was trained on vectors of {channels} numbers, not on images, and keeps nothing that makes such "
-            f"vectors (features.json). `lspread fit {run}` adds it to an older run on the rows of a CSV file. Vectors "
-            "made elsewhere are labeled from Python: lspread.lit.load_classifier(RUN)(vectors[:, :, None, None])."
-        )
+    check_takes_images(run, model)
+    _, height, width = model.image_shape
     if id_column is not None:
         raise ConfigError(f"--id names a column of a CSV file, but {run} was trained on images.")
     if height != width:
@@ -106,16 +111,18 @@ def _open_rows(source: Path, run: Path, model: "SavedClassifier", id_column: str
         raise DataError(f"{run} was trained on the rows of a CSV file, and {source} is a folder. Name a CSV file.")
     encoder, columns = load_row_encoder(run), read_columns(source)
     columns.require(*encoder.columns)
-    names, _ = columns.name_rows(id_column)
-    for column, unknown in encoder.unknown(columns.cells).items():
-        cell = textwrap.shorten(columns.cells[column][unknown[0]], _SHOWN, placeholder=" …")
+    names, _ = columns.name_rows(id_column or (encoder.id_column if encoder.id_column in columns.cells else None))
+    feature = encoder.encode(columns.cells)
+    for column, unknown in encoder.unknown(columns.cells, feature).items():
+        cell = " ".join(columns.cells[column][unknown[0]].split())
+        cell = cell if len(cell) <= _SHOWN else cell[: _SHOWN - 1] + "…"
         number = f" (cells of this column like that: {len(unknown):,})" if len(unknown) > 1 else ""
         warnings.warn(
             f"{source}, line {columns.line[unknown[0]]}: {cell!r} in `{column}` says nothing, as the training rows had "
             f"nothing like it{number}.",
             stacklevel=2,
         )
-    rows = FeatureRows(encoder.encode(columns.cells))
+    rows = FeatureRows(feature)
     if rows.image_shape != tuple(model.image_shape):
         raise DataError(
             f"{run}: features.json makes {rows.image_shape[0]} numbers of a row, but the network takes "

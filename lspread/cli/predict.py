@@ -95,7 +95,7 @@ examples:
         help="folder to write; default: RUN/predictions-<name of NEW>, and -graph behind it with --head graph",
     )
     parser.add_argument("--head", choices=("classifier", "graph"), default="classifier", help="who answers (see below)")
-    parser.add_argument("--id", metavar="COLUMN", help="column that names rows; default: `item` or `id`, else counted")
+    parser.add_argument("--id", metavar="COLUMN", help="column that names rows; default: the run's")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")

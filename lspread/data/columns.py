@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ __all__ = ["Columns", "RowFeatures", "read_columns", "read_separated"]
 
 MOST_CELLS, MOST_LETTERS = 6, 300
 """What a person is shown of a row, or of a text."""
+_OTHER = " Where another column names the rows, say which (--id of embed and predict, --data.id_column of fit)."
 MOST_BYTES = 2**31 - 1
 """Length of a cell."""
 
@@ -84,9 +85,9 @@ class Columns:
         seen: set[str] = set()
         for item, line in zip(items, self.line, strict=True):
             if not item:
-                raise DataError(f"{self.path}, line {line}: the cell `{column}` is empty, and names the row.")
+                raise DataError(f"{self.path}, line {line}: the cell `{column}` is empty, and names the row.{_OTHER}")
             if item in seen:
-                raise DataError(f"{self.path}: `{column}` must name every row once, but '{item}' occurs again.")
+                raise DataError(f"{self.path}: `{column}` must name every row once, but '{item}' occurs again.{_OTHER}")
             seen.add(item)
         return items, column
 
@@ -122,7 +123,7 @@ class Columns:
         column = self._text_column(text_column)
         if column is not None:
             encoder: RowEncoder = TextEncoder(column, model or self._fit_words(column, reference))
-            fingerprint = None if model else _fingerprint({column: self.cells[column]}, reference)
+            fingerprint = None if model else _fingerprint([self.cells[column]], reference)
             made_by = {"features": model or "words (TF-IDF, SVD)", "column": column}
             return RowFeatures(encoder.encode(self.cells), encoder, made_by, fingerprint)
         used = {name: cells for name, cells in self.cells.items() if name not in leave_out}
@@ -148,7 +149,8 @@ class Columns:
             "left out": ", ".join([*found.left_out, *sorted(set(leave_out) & self.cells.keys())]),
         }
         encoder = TableEncoder(found)
-        return RowFeatures(encoder.encode(used), encoder, made_by, _fingerprint(used, reference))
+        fingerprint = _fingerprint([used[name] for name in found.used], reference)
+        return RowFeatures(encoder.encode(used), encoder, made_by, fingerprint)
 
     def _fit_words(self, column: str, reference: Sequence[int] | None) -> Words:
         texts = self.cells[column]
@@ -207,7 +209,7 @@ def read_columns(path: str | Path, *, errors: str = "strict") -> Columns:
     try:
         header = [cell.strip() for cell in next(reader, [])]
         for row in reader:
-            if not any(cell.strip() for cell in row):
+            if not row:  # a blank line; cells that are all empty are a row of which nothing is known
                 continue
             if len(row) != len(header):
                 raise DataError(f"{path}, line {reader.line_num}: needs {len(header)} cells, but has {len(row)}.")
@@ -217,6 +219,9 @@ def read_columns(path: str | Path, *, errors: str = "strict") -> Columns:
         raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error}).") from error
     finally:
         csv.field_size_limit(limit)
+    while rows and len(header) > 1 and not any(cell.strip() for cell in rows[-1]):
+        rows.pop()  # what spreadsheets leave below a table
+        line.pop()
     if not header or not rows:
         raise DataError(f"{path} needs a first line that names the columns, and rows below it.")
     if len(set(header)) < len(header):
@@ -246,11 +251,10 @@ def read_separated(path: Path, missing: str, *, errors: str = "strict") -> tuple
     return text, max(",;\t", key=text.split("\n", 1)[0].count)
 
 
-def _fingerprint(cells: Mapping[str, Sequence[str]], reference: Sequence[int] | None) -> str:
+def _fingerprint(columns: Sequence[Sequence[str]], reference: Sequence[int] | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, column in cells.items():
-        known = column if reference is None else [column[row] for row in reference]
-        digest.update(repr((name, list(known))).encode())
+    for column in columns:
+        digest.update(repr(list(column) if reference is None else [column[row] for row in reference]).encode())
     return digest.hexdigest()
 
 

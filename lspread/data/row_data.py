@@ -1,6 +1,7 @@
 """Rows of a CSV file as a dataset: texts, or tables of numbers and categories."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -137,7 +138,8 @@ class RowData(VectorData):
             num_workers=num_workers,
         )
         self.excerpts = columns.excerpts(text_column, leave_out=no_features)
-        self.features_fingerprint, self.row_encoder = found.fingerprint, found.encoder
+        self.features_fingerprint = found.fingerprint
+        self.row_encoder = replace(found.encoder, id_column=id_column)
 
 
 def _new_names(new: Columns, items: list[str], id_column: str | None) -> list[str]:

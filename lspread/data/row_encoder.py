@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,14 +32,17 @@ WORDS_FILE = "features.safetensors"
 _FORMAT = "lspread-rows-1"
 
 
+@dataclass(frozen=True, eq=False)
 class RowEncoder(ABC):
     """Makes features of rows, by words, scales and categories that were taken from the rows of a training pool.
 
     Attributes:
         kind: "text" or "table".
+        id_column: Column that names the rows; None: they are counted.
     """
 
     kind: ClassVar[ItemKind]
+    id_column: str | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
@@ -55,8 +58,13 @@ class RowEncoder(ABC):
         """
 
     @abstractmethod
-    def unknown(self, cells: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-        """Return, for each column with any, the rows whose cell tells nothing as training knew nothing of its kind."""
+    def unknown(self, cells: Mapping[str, Sequence[str]], feature: Tensor) -> dict[str, list[int]]:
+        """Return, for each column with any, the rows whose cell tells nothing, as training knew nothing of its kind.
+
+        Args:
+            cells: As in `encode`.
+            feature: What `encode` made of them.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +90,11 @@ class TextEncoder(RowEncoder):
         texts = cells[self.column]
         return self.by.encode(texts) if isinstance(self.by, Words) else embed_with_model(texts, self.by)
 
-    def unknown(self, cells: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    def unknown(self, cells: Mapping[str, Sequence[str]], feature: Tensor) -> dict[str, list[int]]:
         """Return the texts of which no word is known; a language model knows all."""
         if not isinstance(self.by, Words):
             return {}
-        rows = (self.encode(cells) == 0).all(1).nonzero()[:, 0].tolist()
+        rows = (feature == 0).all(1).nonzero()[:, 0].tolist()
         return {self.column: rows} if rows else {}
 
 
@@ -110,8 +118,8 @@ class TableEncoder(RowEncoder):
         """Return features `(n, d)` float32."""
         return self.table.encode(cells)
 
-    def unknown(self, cells: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-        """Return the cells that should be numbers and are neither that nor empty, and values that are no category."""
+    def unknown(self, cells: Mapping[str, Sequence[str]], feature: Tensor) -> dict[str, list[int]]:
+        """Return the cells that are no numbers where these should be, and values that are no category."""
         found = {
             name: [row for row, cell in enumerate(cells[name]) if column.is_unknown(cell)]
             for name, column in self.table.used.items()
@@ -130,7 +138,7 @@ def save_row_encoder(folder: str | Path, encoder: RowEncoder) -> None:
 
     folder = Path(folder)
     (folder / WORDS_FILE).unlink(missing_ok=True)
-    spec: dict[str, Any] = {"format": _FORMAT, "kind": encoder.kind}
+    spec: dict[str, Any] = {"format": _FORMAT, "kind": encoder.kind, "id_column": encoder.id_column}
     if isinstance(encoder, TextEncoder):
         spec["column"] = encoder.column
         if isinstance(encoder.by, Words):
@@ -140,7 +148,8 @@ def save_row_encoder(folder: str | Path, encoder: RowEncoder) -> None:
                 tensors["components"] = encoder.by.components.contiguous()
             (folder / WORDS_FILE).write_bytes(save(tensors))  # save_file would leave it readable for its owner only
         else:
-            is_folder = Path(encoder.by).is_dir()  # a relative path would be another one elsewhere
+            # A relative path would be another one elsewhere.
+            is_folder = encoder.by != "wordllama" and Path(encoder.by).is_dir()
             spec["model"] = str(Path(encoder.by).resolve()) if is_folder else encoder.by
     elif isinstance(encoder, TableEncoder):
         spec["columns"] = {name: asdict(column) for name, column in encoder.table.used.items()}
@@ -172,13 +181,13 @@ def load_row_encoder(folder: str | Path) -> RowEncoder:
             raise ValueError(f"format {spec['format']} is not {_FORMAT}")
         if spec["kind"] == "table":
             used = {name: _read_column(column) for name, column in spec["columns"].items()}
-            return TableEncoder(TableColumns(used, [], {}))
+            return TableEncoder(TableColumns(used, [], {}), id_column=spec["id_column"])
         if "model" in spec:
-            return TextEncoder(spec["column"], str(spec["model"]))
+            return TextEncoder(spec["column"], str(spec["model"]), id_column=spec["id_column"])
         tensors = load_file(folder / WORDS_FILE)
         words = Words([str(word) for word in spec["words"]], tensors["idf"], tensors.get("components"))
         _check_words(words)
-        return TextEncoder(spec["column"], words)
+        return TextEncoder(spec["column"], words, id_column=spec["id_column"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise DataError(f"The features in {folder} cannot be read ({type(error).__name__}: {error}).") from error
 

@@ -12,6 +12,7 @@ from lspread.errors import DataError
 
 __all__ = ["MOST_LEVELS", "Categories", "Numbers", "TableColumns"]
 
+MOST = float(np.finfo(np.float32).max)
 MOST_LEVELS = 50
 """Values that a column of categories may have; columns with more, such as names, tell items apart and no more."""
 
@@ -33,15 +34,19 @@ class Numbers:
     has_empty: bool
 
     def encode(self, cells: Sequence[str]) -> list[np.ndarray]:
-        """Return features `(n, 1)`, one or two; what is no number counts as empty."""
+        """Return features `(n, 1)`, one or two; what is no number, or too large a one, counts as empty."""
         value = np.array([math.nan if number is None else number for number in map(_number, cells)])
-        is_empty = np.isnan(value)
-        scaled = (np.where(is_empty, self.median, value) - self.mean) / self.deviation
+        scaled = (value - self.mean) / self.deviation
+        is_empty = ~(np.abs(scaled) <= MOST)
+        scaled = np.where(is_empty, (self.median - self.mean) / self.deviation, scaled)
         return [scaled[:, None]] + ([is_empty[:, None].astype(float)] if self.has_empty else [])
 
     def is_unknown(self, cell: str) -> bool:
-        """Whether a cell is neither empty nor a number."""
-        return _number(cell) is None
+        """Whether a cell is no number that float32 holds when scaled, or empty where no known cell was."""
+        number = _number(cell)
+        if number is None or math.isnan(number):
+            return number is None or not self.has_empty
+        return abs((number - self.mean) / self.deviation) > MOST
 
 
 @dataclass(frozen=True)

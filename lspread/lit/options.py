@@ -56,7 +56,9 @@ def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if needs_teacher and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
         raise no_teacher()
-    if lacks_pseudo and not any(getattr(callback, "gives_pseudo_labels", False) for callback in callbacks):
+    is_warm_up_only = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= warmup_epochs
+    gives_pseudo = any(getattr(callback, "gives_pseudo_labels", False) for callback in callbacks)
+    if lacks_pseudo and not gives_pseudo and not is_warm_up_only:
         warnings.warn(
             "no callback gives pseudo-labels. Where none sets them by itself, training ends with an error after the "
             f"warm-up of {warmup_epochs} epochs: add lspread.lit.RefreshPseudoLabels, or train with pseudo_weight=0.",
@@ -70,7 +72,7 @@ def check_callbacks(trainer: Trainer, *, warmup_epochs: int, needs_teacher: bool
                 f"{warmup_epochs} epochs only, as the classifier is not trained before. EarlyStopping waits for it "
                 "with strict=False; others may watch train_loss."
             )
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= warmup_epochs:
+    if is_warm_up_only:
         warnings.warn(
             f"this run ends after {trainer.max_epochs} epochs, within its warm-up of {warmup_epochs}: its classifier "
             "will be a logistic regression on the embeddings. More epochs (--trainer.max_epochs), or fewer of the "

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
@@ -152,7 +152,7 @@ class RefreshPseudoLabels(Callback):
         self.last: Spread | None = None
         self._saved: dict[str, Tensor] | None = None
         self._refreshed_in: int | None = None  # epoch
-        self._items: str | None = None  # hash of the names of the items that `last` or `_saved` is about
+        self._items: str | None = None  # hash of the items and labels that `last` or `_saved` is about
 
     def fit_whitening(self, z: Tensor) -> Whitening | None:
         """Return what is done to embeddings `(p, d)` before neighbours are searched; None for nothing."""
@@ -243,7 +243,7 @@ class RefreshPseudoLabels(Callback):
         initial = self.last.scores if self.last is not None and self.last.scores.shape == shape else None
         self.last = self.spread(z, data, initial=initial)
         self.last.seconds.update(seconds)
-        self._items = _fingerprint(data.items)
+        self._items = _fingerprint(data)
         pl_module.pseudo = sharpen_pseudo_labels(self.last.pseudo, self.temperature)
         return self.last
 
@@ -258,7 +258,7 @@ class RefreshPseudoLabels(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed module the pseudo-labels that it had: inside an epoch, training goes on without a refresh."""
         if self._saved is not None and isinstance(pl_module, FewLabelClassifier):
-            if self._items != _fingerprint(pl_module.data.items):  # of other items: they are computed anew
+            if self._items != _fingerprint(pl_module.data):  # of other items or labels: they are computed anew
                 self._saved = None
                 return
             saved = PseudoLabels(**{name: value.to(pl_module.device) for name, value in self._saved.items()})
@@ -315,8 +315,11 @@ def averaged_backbone(trainer: Trainer, pl_module: FewLabelClassifier) -> nn.Mod
     return backbone
 
 
-def _fingerprint(items: Sequence[str]) -> str:
-    return hashlib.blake2b("\0".join(items).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def _fingerprint(data: FewLabelData) -> str:
+    digest = hashlib.blake2b("\0".join(data.items).encode("utf-8", "surrogateescape"), digest_size=16)
+    for part in (data.given_label, data.split.pool):
+        digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _timed(seconds: dict[str, float], name: str, compute: Callable[[], T]) -> T:

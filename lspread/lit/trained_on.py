@@ -8,6 +8,9 @@ from lspread.errors import DataError
 
 __all__ = ["check_trained_on", "describe_data"]
 
+SAME = 1e-3
+"""Share of the deviation by which means of the same features may differ, on other machines and numbers of threads."""
+
 
 def describe_data(data: FewLabelData) -> dict[str, Any]:
     """Return what a checkpoint has to know of its data."""
@@ -29,10 +32,25 @@ def check_trained_on(checkpoint: Mapping[str, Any], data: FewLabelData) -> None:
             f"{', '.join(names)}, in this order. Put these names back where the labels are, list them as "
             "--data.class_names (where a class has lost its last label), or train again."
         )
-    fitted = checkpoint.get("features_fingerprint")
-    if fitted is not None and fitted != data.features_fingerprint:
+    if data.features_fingerprint is not None and not _has_features(checkpoint, data):
         raise DataError(
             f"the features of {data.name} are not those that this run was trained on: words and scales come from the "
             "rows of the training pool, and rows, labels or held-out shares have changed since. Put the file and the "
             "settings back as they were, or train again. `lspread predict RUN NEW.csv` labels new rows without them."
         )
+
+
+def _has_features(checkpoint: Mapping[str, Any], data: FewLabelData) -> bool:
+    """Whether data has the features of a checkpoint: fitted to the same rows, and with the same mean.
+
+    The mean tells where features of these rows were made otherwise, by an earlier version.
+    """
+    if checkpoint.get("features_fingerprint", data.features_fingerprint) != data.features_fingerprint:
+        return False
+    if checkpoint.get("image_moments") is None:
+        return True
+    mean = checkpoint["image_moments"][0]
+    return len(mean) == len(data.mean) and all(
+        abs(value - other) <= SAME * deviation
+        for value, other, deviation in zip(mean, data.mean, data.std, strict=True)
+    )

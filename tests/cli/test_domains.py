@@ -148,13 +148,47 @@ def test_what_is_nothing_for_a_run_on_rows(alone, source, options, message, caps
     assert not list(run.glob("predictions-*"))
 
 
-def test_vectors_that_nothing_makes_are_named(alone, capsys):
+def test_vectors_that_nothing_makes_are_named(alone, tmp_path, capsys):
     run, new = alone
     (run / "features.json").unlink()
-    assert main(["predict", str(run), str(new)]) == 1
-    error = capsys.readouterr().err
-    assert "was trained on vectors of 32 numbers, not on images" in error
-    assert f"`lspread fit {run}` adds it" in error
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "photos" / "a.png")
+    for command in (
+        ["predict", run, new],
+        ["embed", tmp_path / "photos", "-o", tmp_path / "z.safetensors", "--run", run],
+    ):
+        assert main([str(part) for part in command]) == 1
+        error = capsys.readouterr().err
+        assert "was trained on vectors of 32 numbers, not on images" in error
+        assert f"`lspread fit {run}` adds it" in error
+
+
+def test_the_runs_own_column_names_new_rows(alone):
+    run, new = alone
+    spec = json.loads((run / "features.json").read_text())
+    (run / "features.json").write_text(json.dumps({**spec, "id_column": "patient"}))
+    rows = [{**row, "patient": f"p{number}"} for number, row in enumerate(read(new))]
+    for header, names in (
+        (list(rows[0]), [f"p{n}" for n in range(69)]),
+        (list(rows[0])[:-1], [str(n + 1) for n in range(69)]),
+    ):
+        write(new, header, [[row[name] for name in header] for row in rows])
+        assert main(["predict", str(run), str(new)]) == 0
+        assert [row["item"] for row in read(run / "predictions-new" / "predictions.csv")] == names
+
+
+def test_features_that_an_earlier_version_made_otherwise_are_refused(cancer, tmp_path, capsys):
+    """The rows are the same, and so is their hash; the mean of the features tells."""
+    run = tmp_path / "run"
+    shutil.copytree(cancer / "run", run)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    mean, std = checkpoint["image_moments"]
+    checkpoint["image_moments"] = ([value + 0.01 * std[0] for value in mean], std)
+    torch.save(checkpoint, run / "checkpoints" / "last.ckpt")
+    before = (run / "predictions.csv").read_bytes()
+    assert main(["fit", str(run)]) == 1
+    assert "features of cancer are not those that this run was trained on" in capsys.readouterr().err
+    assert (run / "predictions.csv").read_bytes() == before
 
 
 def test_features_of_another_run_do_not_fit(alone, capsys):
@@ -178,6 +212,10 @@ def test_a_finished_run_embeds_new_rows(alone, capsys):
     rows = read(run / "predictions-new" / "predictions.csv")
     assert [saved.class_names[c] for c in probability.argmax(1)] == [row["label"] for row in rows]
     np.testing.assert_allclose(probability.amax(1).detach(), [float(row["confidence"]) for row in rows], atol=1e-4)
+    assert main(["embed", str(new), "-o", str(z), "--run", str(run), "--batch-size=0"]) == 1
+    assert "--batch-size must be at least 1; got 0" in capsys.readouterr().err
+    assert main(["embed", str(new), "-o", str(z), "--device=cpu"]) == 2
+    assert "--device is for a network; that of a run on such rows is named by --run" in capsys.readouterr().err
     assert main(["embed", str(new), "-o", str(z), "--run", str(run), "--leave-out", "hospital"]) == 1
     assert "--run says itself which columns are read" in capsys.readouterr().err
     assert main(["embed", str(run), "-o", str(z), "--run", str(run)]) == 1

@@ -43,6 +43,14 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> N
         read_columns(tmp_path / "latin.csv")
 
 
+def test_rows_of_which_nothing_is_known_are_rows(tmp_path: Path) -> None:
+    columns = read_columns(write(tmp_path / "a.csv", 'text\none\n""\n\nthree\n""\n'))
+    assert columns.cells == {"text": ["one", "", "three", ""]}
+    columns = read_columns(write(tmp_path / "a.csv", "x,y\n1,2\n,\n3,4\n,\n , \n"))
+    assert columns.cells == {"x": ["1", "", "3"], "y": ["2", "", "4"]}  # a spreadsheet leaves empty rows at the end
+    assert columns.line == [2, 3, 4]
+
+
 def test_names_and_columns_that_are_missing(tmp_path: Path) -> None:
     columns = read_columns(write(tmp_path / "a.csv", "x,y\n1,2\n1,3\n"))
     assert columns.name_rows(None) == (["1", "2"], None)

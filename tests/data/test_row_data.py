@@ -205,3 +205,19 @@ def test_files_that_cannot_be_used(tmp_path: Path, rows: list[list[Any]], option
     path = write(tmp_path / "t.csv", ["x", "label"], rows)
     with pytest.raises(DataError, match=message):
         RowData(path, **options)
+
+
+def test_what_is_no_feature_does_not_count_among_what_features_were_fitted_to(tmp_path: Path) -> None:
+    rows = [[f"name {i}", i, "ab"[i % 2]] for i in range(40)]
+    path = write(tmp_path / "t.csv", ["cust", "x", "label"], rows)
+    with pytest.warns(UserWarning, match="left out cust"):
+        data = ready(path)
+    told = ready(path, leave_out=["cust"])
+    assert data.features_fingerprint == told.features_fingerprint
+    renamed = write(tmp_path / "u.csv", ["cust", "size", "label"], rows)
+    assert ready(renamed, leave_out=["cust"]).features_fingerprint == told.features_fingerprint
+    other = write(tmp_path / "v.csv", ["cust", "x", "label"], [*rows[:-1], ["name 39", 40, "b"]])
+    assert ready(other, leave_out=["cust"]).features_fingerprint != told.features_fingerprint
+    named = ready(path, id_column="cust").row_encoder
+    assert named is not None
+    assert (named.id_column, named.columns) == ("cust", ["x"])

@@ -45,9 +45,12 @@ def test_new_rows_of_a_table_are_scaled_as_the_old_ones_were(table: Path, tmp_pa
     both = table_features({name: old[name] + new[name] for name in old}, reference=range(12))
     assert encoder.encode(new).equal(both.embedding[12:])
     assert encoder.encode(old).equal(found.embedding)
-    # An empty cell is known to training; what is no number, and no category, tells nothing.
-    assert encoder.unknown(new) == {"size": [2], "kind": [1, 2]}
-    assert encoder.unknown(old) == {}
+    # An empty cell is known where training had one; what is no number (1e400 is none), and no category, tells nothing.
+    assert encoder.unknown(new, encoder.encode(new)) == {"age": [2], "size": [2], "kind": [1, 2]}
+    assert encoder.unknown(old, encoder.encode(old)) == {}
+    huge = {"age": ["1e40", "1e37"], "size": ["1", "1"], "kind": ["x", "x"]}
+    assert encoder.encode(huge).isfinite().all()
+    assert encoder.unknown(huge, encoder.encode(huge)) == {"age": [0]}
 
 
 def test_new_texts_meet_the_words_of_the_old_ones(tmp_path: Path) -> None:
@@ -58,8 +61,8 @@ def test_new_texts_meet_the_words_of_the_old_ones(tmp_path: Path) -> None:
     assert (encoder.kind, encoder.columns) == ("text", ["mail"])
     assert encoder.encode({"mail": TEXTS}).equal(found.embedding)
     assert encoder.encode({"mail": NEW}).equal(text_features(TEXTS + NEW, reference=range(5))[5:])
-    assert encoder.unknown({"mail": NEW}) == {"mail": [2]}
-    assert encoder.unknown({"mail": TEXTS}) == {}
+    assert encoder.unknown({"mail": NEW}, encoder.encode({"mail": NEW})) == {"mail": [2]}
+    assert encoder.unknown({"mail": TEXTS}, found.embedding) == {}
     # One text is enough, and it gets what it gets among others.
     assert encoder.encode({"mail": NEW[1:2]}).equal(encoder.encode({"mail": NEW})[1:2])
 
@@ -89,14 +92,13 @@ def test_a_language_model_is_named_and_not_kept(tmp_path: Path) -> None:
     save_row_encoder(tmp_path, found.encoder)
     encoder = load_row_encoder(tmp_path)
     torch.testing.assert_close(encoder.encode({"text": TEXTS}), found.embedding)
-    assert encoder.unknown({"text": NEW}) == {}
+    assert encoder.unknown({"text": NEW}, torch.zeros(3, 2)) == {}
     assert not (tmp_path / WORDS_FILE).exists()
 
 
 def test_a_language_model_that_is_gone_is_missed_by_name(tmp_path: Path) -> None:
-    write(
-        tmp_path / ENCODER_FILE, json.dumps({"format": "lspread-rows-1", "kind": "text", "column": "a", "model": "b"})
-    )
+    spec = {"format": "lspread-rows-1", "kind": "text", "column": "a", "model": "b", "id_column": None}
+    write(tmp_path / ENCODER_FILE, json.dumps(spec))
     with pytest.raises(ConfigError, match=r"b is no folder|needs the package"):
         load_row_encoder(tmp_path).encode({"a": ["c"]})
 
@@ -104,12 +106,13 @@ def test_a_language_model_that_is_gone_is_missed_by_name(tmp_path: Path) -> None
 def test_a_folder_with_a_language_model_is_found_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    save_row_encoder(tmp_path, TextEncoder("text", "model"))
-    encoder = load_row_encoder(tmp_path)
-    assert isinstance(encoder, TextEncoder)
-    assert encoder.by == str(tmp_path / "model")
+    for model, kept in (("model", str(tmp_path / "model")), ("wordllama", "wordllama")):  # the latter is a package
+        (tmp_path / model).mkdir()
+        save_row_encoder(tmp_path, TextEncoder("text", model, id_column="name"))
+        encoder = load_row_encoder(tmp_path)
+        assert isinstance(encoder, TextEncoder)
+        assert (encoder.by, encoder.id_column) == (kept, "name")
 
 
 def test_words_of_an_earlier_ending_do_not_stay(tmp_path: Path) -> None:

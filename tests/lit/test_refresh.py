@@ -216,6 +216,22 @@ def test_what_was_refreshed_when_outlasts_two_interrupts() -> None:
     assert RefreshPseudoLabels(k=5).state_dict() == {}
 
 
+def test_pseudo_labels_of_other_labels_are_computed_anew(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    """A label was put right since: training must not go on with the wrong one until the next refresh."""
+    trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=1)
+    trainer.fit(make_model(), datamodule=make_data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    data, model = make_data(), make_model()
+    data.setup()
+    row = int(data.split.labeled[0])
+    data.given_label[row] = (data.given_label[row] + 1) % 3
+    right = int(data.given_label[row])
+    trainer = make_trainer(RefreshPseudoLabels(k=5, every_n_epochs=5), max_epochs=2)
+    trainer.fit(model, datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert model.pseudo is not None
+    assert int(model.pseudo.label[row]) == right
+
+
 @pytest.mark.parametrize("is_longer", [True, False])
 def test_pseudo_labels_of_other_items_are_computed_anew(
     is_longer: bool, make_trainer: Callable[..., Trainer], tmp_path: Path
