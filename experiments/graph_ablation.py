@@ -141,10 +141,7 @@ def main() -> None:
                 key = f"{name}/{count}/{seed}"
                 content["runs"][key] = round(accuracy(answer(name, z, graphs[kind], label)), 3)
                 write(options.record, content)
-                print(
-                    f"{name}, {count} per class, draw {seed}: {content['runs'][f'{name}/{count}/{seed}']:.1f}",
-                    flush=True,
-                )
+                print(f"{name}, {count} per class, draw {seed}: {content['runs'][key]:.1f}", flush=True)
     show(content["runs"])
 
 

@@ -165,13 +165,10 @@ def _network(options: argparse.Namespace) -> "tuple[Any, Any, int, int, str, Win
     """Return the network or None, how to prepare its images, their size, channels and window, and what it is called."""
     if options.run is not None:
         from lspread.cli.new_items import check_takes_images
-        from lspread.data.row_encoder import ENCODER_FILE
         from lspread.lit.saved_model import load_classifier
 
         saved = load_classifier(options.run)
         shape = saved.image_shape
-        if (options.run / ENCODER_FILE).is_file():
-            raise DataError(f"{options.run} was trained on the rows of a CSV file, and {options.source} is a folder.")
         check_takes_images(options.run, saved)
         mean, std = saved.mean, saved.std
         size, channels = options.image_size or shape[1], options.channels or shape[0]
@@ -291,21 +288,20 @@ def _embed_rows(options: argparse.Namespace) -> "tuple[EmbeddedItems, bool]":
     from lspread.data import EmbeddedItems
     from lspread.data.columns import read_columns
 
-    columns = read_columns(options.source)
-    has_labels = any(cell.strip() for cell in columns.cells.get("label", []))
     root = str(options.source.resolve())
     if options.run is not None:
-        return _embed_by_run(options, root), has_labels
+        return _embed_by_run(options, root)
+    columns = read_columns(options.source)
     columns.require(options.text, *options.leave_out)
     items, id_column = columns.name_rows(options.id)
     told = {"label", *options.leave_out} | ({id_column} if id_column else set())
     found = columns.features(options.text, model=options.model, leave_out=told)
     metric: Metric = "cosine" if found.kind == "text" else "euclidean"
-    return EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by), has_labels
+    return EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by), columns.has_labels
 
 
-def _embed_by_run(options: argparse.Namespace, root: str) -> "EmbeddedItems":
-    """Embed rows by the network of a run on such rows."""
+def _embed_by_run(options: argparse.Namespace, root: str) -> "tuple[EmbeddedItems, bool]":
+    """Return the rows embedded by the network of a run on such rows, and whether some of them have a label."""
     import torch
 
     from lspread.cli.new_items import open_new_items
@@ -322,4 +318,5 @@ def _embed_by_run(options: argparse.Namespace, root: str) -> "EmbeddedItems":
     device = pick_device(options.device)
     batches = [new.fetch(rows)[0] for rows in torch.arange(len(new.names)).split(options.batch_size)]
     z = embed(saved.backbone.to(device), batches, device=device, preprocess=_Normalize(saved.mean, saved.std)).cpu()
-    return EmbeddedItems(z, new.names, new.kind, root, "cosine", {"features": f"run {options.run}"})
+    made_by = {"features": f"run {options.run}"}
+    return EmbeddedItems(z, new.names, new.kind, root, "cosine", made_by), new.has_labels

@@ -30,11 +30,13 @@ class NewItems:
         kind: "image", "text" or "table".
         fetch: Rows to what the network takes, `(m, ch, h, w)`, the rows that could be read, and the paths that could
             not, each with the reason.
+        has_labels: Whether some rows of a CSV file have a label.
     """
 
     names: list[str]
     kind: ItemKind
     fetch: "Callable[[Tensor], tuple[Tensor, Tensor, list[tuple[Path, str]]]]"
+    has_labels: bool = False
 
     @property
     def noun(self) -> str:
@@ -43,7 +45,11 @@ class NewItems:
 
 
 def check_takes_images(run: Path, model: "SavedClassifier") -> None:
-    """Raise `ConfigError` where a run was trained on vectors."""
+    """Raise `DataError` where a run was trained on the rows of a CSV file, `ConfigError` where on other vectors."""
+    from lspread.data.row_encoder import ENCODER_FILE
+
+    if (run / ENCODER_FILE).is_file():
+        raise DataError(f"{run} was trained on the rows of a CSV file, and not on images. Name a CSV file.")
     channels, height, width = model.image_shape
     if channels not in (1, 3) or height == width == 1:
         raise ConfigError(
@@ -103,7 +109,7 @@ def _open_images(source: Path, model: "SavedClassifier") -> NewItems:
 
 
 def _open_rows(source: Path, run: Path, model: "SavedClassifier", id_column: str | None) -> NewItems:
-    from lspread.data.columns import read_columns
+    from lspread.data.columns import read_columns, shorten
     from lspread.data.row_encoder import load_row_encoder
     from lspread.data.vector_data import FeatureRows
 
@@ -114,8 +120,7 @@ def _open_rows(source: Path, run: Path, model: "SavedClassifier", id_column: str
     names, _ = columns.name_rows(id_column or (encoder.id_column if encoder.id_column in columns.cells else None))
     feature = encoder.encode(columns.cells)
     for column, unknown in encoder.unknown(columns.cells, feature).items():
-        cell = " ".join(columns.cells[column][unknown[0]].split())
-        cell = cell if len(cell) <= _SHOWN else cell[: _SHOWN - 1] + "…"
+        cell = shorten(columns.cells[column][unknown[0]], _SHOWN)
         number = f" (cells of this column like that: {len(unknown):,})" if len(unknown) > 1 else ""
         warnings.warn(
             f"{source}, line {columns.line[unknown[0]]}: {cell!r} in `{column}` says nothing, as the training rows had "
@@ -128,4 +133,4 @@ def _open_rows(source: Path, run: Path, model: "SavedClassifier", id_column: str
             f"{run}: features.json makes {rows.image_shape[0]} numbers of a row, but the network takes "
             f"{model.image_shape[0]}. Both must be of one run."
         )
-    return NewItems(names, encoder.kind, lambda index: (rows.fetch(index), index, []))
+    return NewItems(names, encoder.kind, lambda index: (rows.fetch(index), index, []), columns.has_labels)

@@ -136,7 +136,7 @@ def _predict(options: argparse.Namespace) -> int:
         facts = {
             "output": str(table),
             "head": options.head,
-            "num_images" if new.noun == "image" else "num_rows": len(answers.name),
+            "num_images" if new.kind == "image" else "num_rows": len(answers.name),
             "labels": {name: counts[name] for name in model.class_names},
             "mean_confidence": round(sum(answers.confidence) / len(answers.name), 4),
             "num_far": sum(answers.far) if graph is not None else None,
@@ -220,7 +220,7 @@ def _write_table(folder: Path, new: "NewItems", answers: _Answers, head: str) ->
     # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["file" if new.noun == "image" else "item", "label", "confidence", "head", "far"])
+        writer.writerow(["file" if new.kind == "image" else "item", "label", "confidence", "head", "far"])
         for name, label, confidence, is_far in zip(answers.name, answers.label, answers.confidence, far, strict=True):
             writer.writerow([name, label, f"{confidence:.4f}", head, is_far])
     return path

@@ -52,7 +52,7 @@ def _texts(folder: Path, results: Results) -> dict[str, str]:
     graph_head = "graph_head.safetensors"
     if (folder / ENCODER_FILE).is_file():
         return _FILES | {
-            graph_head: _FILES[graph_head].replace("new images", "new rows").replace("IMAGES", "NEW.csv"),
+            graph_head: "embeddings that label new rows: lspread predict RUN NEW.csv --head graph",
             ENCODER_FILE: "what makes rows into numbers; labels of new rows: lspread predict RUN NEW.csv",
         }
     return _FILES | {graph_head: "embeddings and their labels: lspread.lit.load_graph_classifier(RUN)"}

@@ -16,7 +16,7 @@ from lspread.data.words import Words
 from lspread.errors import DataError
 from lspread.typing import ItemKind
 
-__all__ = ["Columns", "RowFeatures", "read_columns", "read_separated"]
+__all__ = ["Columns", "RowFeatures", "read_columns", "read_separated", "shorten"]
 
 MOST_CELLS, MOST_LETTERS = 6, 300
 """What a person is shown of a row, or of a text."""
@@ -64,6 +64,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.line)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a column `label`, and some row has one."""
+        return any(cell.strip() for cell in self.cells.get("label", []))
 
     def require(self, *names: str | None) -> None:
         """Raise `DataError` where one of the columns is missing; None asks for nothing."""
@@ -168,9 +173,9 @@ class Columns:
         """
         column = self._text_column(text_column)
         if column is not None:
-            return [_shorten(text) for text in self.cells[column]]
+            return [shorten(text) for text in self.cells[column]]
         shown = [name for name in self.cells if name not in leave_out][:MOST_CELLS]
-        return [_shorten(", ".join(f"{name} {self.cells[name][row]}" for name in shown)) for row in range(len(self))]
+        return [shorten(", ".join(f"{name} {self.cells[name][row]}" for name in shown)) for row in range(len(self))]
 
     def _text_column(self, text_column: str | None) -> str | None:
         self.require(text_column)
@@ -258,6 +263,7 @@ def _fingerprint(columns: Sequence[Sequence[str]], reference: Sequence[int] | No
     return digest.hexdigest()
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str, most: int = MOST_LETTERS) -> str:
+    """Return a text on one line, of so many letters at most."""
     text = " ".join(text.split())
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -219,7 +219,7 @@ def test_a_finished_run_embeds_new_rows(alone, capsys):
     assert main(["embed", str(new), "-o", str(z), "--run", str(run), "--leave-out", "hospital"]) == 1
     assert "--run says itself which columns are read" in capsys.readouterr().err
     assert main(["embed", str(run), "-o", str(z), "--run", str(run)]) == 1
-    assert "was trained on the rows of a CSV file, and" in capsys.readouterr().err
+    assert "was trained on the rows of a CSV file, and not on images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--head", "graph"], ["-o", "out"], ["--json"], ["--head=graph"]])
