@@ -2,7 +2,8 @@
 
 Each is run by `lspread fit` for some draws of labels, on all cores. The draws of one file share its warm-up, which is
 kept in a folder of this script and trained by the first; its minutes count in all of them. Scores of finished runs are
-kept in a small JSON and not run again; an unfinished one goes on where it was.
+kept in a small JSON and not run again; an unfinished one goes on where it was. With `--shared FOLDER` the long file
+starts from the warm-up that label_efficiency.py keeps in its folder: the same settings, trained maybe elsewhere.
 
     python experiments/settings_files.py                                     # some hours on two cores
     python experiments/settings_files.py --configs fashion_mnist_10min       # 25 minutes
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from label_efficiency import RESULTS, ROOT, describe, fit, read, write
+from label_efficiency import DATA, RESULTS, ROOT, describe, fit, parse, read, warm_up, write
 
 CONFIGS = ["fashion_mnist", "fashion_mnist_10min"]
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=CONFIGS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="label draws")
+    parser.add_argument("--shared", type=Path, help="--out of label_efficiency.py, with the warm-up of fashion_mnist")
     parser.add_argument("--out", type=Path, default=Path("runs/settings_files"), help="folder of the runs")
     parser.add_argument("--record", type=Path, default=RESULTS / "settings_files.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")
@@ -48,13 +50,20 @@ def main() -> None:
         if f"{name}/{seed}" in runs:
             continue
         print(f"\n=== {name}, draw {seed} ===", flush=True)
-        settings = [f"--data.seed={seed}", f"--warmup_cache={options.out / 'warm_ups'}"]
-        found = fit(options.out / f"{name}-{seed}", [ROOT / "configs" / f"{name}.yaml"], settings)
+        files, settings, elsewhere = [ROOT / "configs" / f"{name}.yaml"], [f"--data.seed={seed}"], 0.0
+        if options.shared is not None and files == [DATA]:
+            start, elsewhere = warm_up(options.shared, [])
+            epochs = parse(DATA)["trainer"]["max_epochs"] - parse(DATA)["model"]["warmup_epochs"]
+            files, settings = [DATA, start], [*settings, f"--trainer.max_epochs={epochs}"]
+        else:
+            settings.append(f"--warmup_cache={options.out / 'warm_ups'}")
+        found = fit(options.out / f"{name}-{seed}", files, settings)
         scores = {(row["on"], row["key"]): row["accuracy"] for row in found["scores"]}
         runs[f"{name}/{seed}"] = {
             "test": scores["test", "classifier"],
             "transductive": scores["unlabeled", "graph"],
             "minutes": sum(found["seconds"].values()) / 60,
+            "minutes of a shared warm-up": elsewhere,
         }
         write(options.record, runs)
     show(runs)

@@ -41,7 +41,7 @@ def confident_loss(logits: Tensor, probability: Tensor, *, threshold: float | Te
 
     References:
         Sohn et al., "FixMatch", NeurIPS 2020, equation 4; Lee, "Pseudo-Label", ICML workshop 2013, equation 15. A
-        threshold per class: Wang et al., "FreeMatch", ICLR 2023, equation 8.
+        threshold per class: Wang et al., "FreeMatch", ICLR 2023, equation 8; Zhang et al., "FlexMatch", NeurIPS 2021.
     """
     _check("confident_loss", logits, probability)
     logits = logits if logits.dtype == torch.float64 else logits.float()

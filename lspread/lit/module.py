@@ -21,7 +21,7 @@ from lspread.lit.options import check_callbacks, check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
 from lspread.lit.stage_losses import second_stage_losses, warm_up_loss
 from lspread.lit.trained_on import check_trained_on, describe_data
-from lspread.nn import AdaptiveThreshold, DistributionAlignment, LabelSpreading
+from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment, LabelSpreading
 from lspread.typing import UNLABELED
 
 __all__ = ["FewLabelClassifier"]
@@ -57,6 +57,7 @@ class FewLabelClassifier(LightningModule):
             sure of when they are weakly changed (FixMatch); costs a second view.
         threshold: How sure that is, a probability in [0, 1]; None takes thresholds per class that follow training
             (FreeMatch).
+        curriculum: Lower `threshold` for classes of which few images were predicted surely so far (FlexMatch).
         align: Scale these predictions so that on the average all classes are predicted equally often.
         teacher_weight: Weight of the squared difference to the probabilities of the averaged weights on a weakly
             changed view (Mean Teacher); needs a callback that averages weights.
@@ -109,6 +110,7 @@ class FewLabelClassifier(LightningModule):
         cutmix: float = 0.0,
         confident_weight: float = 0.0,
         threshold: float | None = 0.95,
+        curriculum: bool = False,
         align: bool = False,
         teacher_weight: float = 0.0,
         entropy_weight: float = 0.0,
@@ -134,6 +136,7 @@ class FewLabelClassifier(LightningModule):
             lr=lr,
             temperature=temperature,
             threshold=threshold,
+            curriculum=curriculum,
             spread_layer=spread_layer,
             weights={
                 "supervised_weight": supervised_weight,
@@ -169,6 +172,7 @@ class FewLabelClassifier(LightningModule):
         self.mixup, self.cutmix = mixup, cutmix
         has_own = bool(confident_weight) and threshold is None
         self.adaptive_threshold = AdaptiveThreshold(num_classes) if has_own else None
+        self.curriculum = CurriculumThreshold(num_classes, threshold) if curriculum and threshold is not None else None
         self.alignment = DistributionAlignment(num_classes) if confident_weight and align else None
         self.lr, self.warmup_lr, self.weight_decay = lr, lr if warmup_lr is None else warmup_lr, weight_decay
 
@@ -246,6 +250,8 @@ class FewLabelClassifier(LightningModule):
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
         self.in_batch.start(data.split.pool)
+        if self.curriculum is not None:
+            self.curriculum.start(len(self.given_label), len(data.split.pool))
         self._is_judged = {part: data.evaluator.has_truth(getattr(data.split, part)) for part in ("val", "test")}
         if stage == "fit":
             check_callbacks(
@@ -267,6 +273,8 @@ class FewLabelClassifier(LightningModule):
         checkpoint["image_moments"] = self.moments
         checkpoint["warmup_seconds"] = self._warmup_seconds
         checkpoint["is_head_trained"] = self.is_head_trained
+        if self.curriculum is not None:
+            checkpoint["sure_label"] = self.curriculum.label
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the moments of the images and the time of the warm-up; refuse other data than that of the checkpoint."""
@@ -276,6 +284,8 @@ class FewLabelClassifier(LightningModule):
             self.set_moments(*checkpoint["image_moments"])
         self._warmup_seconds = checkpoint.get("warmup_seconds")
         self.is_head_trained = checkpoint.get("is_head_trained")
+        if self.curriculum is not None and "sure_label" in checkpoint:
+            self.curriculum.label = checkpoint["sure_label"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""

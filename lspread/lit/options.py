@@ -19,6 +19,7 @@ def check_options(
     lr: float,
     temperature: float,
     threshold: float | None,
+    curriculum: bool,
     spread_layer: nn.Module | None,
     weights: Mapping[str, float],
 ) -> None:
@@ -30,6 +31,10 @@ def check_options(
         raise ConfigError(f"lr and temperature must be greater than 0; got lr={lr}, temperature={temperature}.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"threshold must be a probability in [0, 1], or None to follow training; got {threshold}.")
+    if curriculum and threshold is None:
+        raise ConfigError(
+            "curriculum=True lowers a threshold, and threshold is None; set a number, or curriculum=False."
+        )
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")
     spread_classes = getattr(spread_layer, "num_classes", num_classes)

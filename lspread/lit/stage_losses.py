@@ -55,7 +55,7 @@ def second_stage_losses(model: FewLabelClassifier, batch: Batch) -> dict[str, Te
         logits = logits_of["strong" if mixing is None else "mixed"]
         losses["pseudo"] = mixed_pseudo_loss(logits, _pseudo(model), pool["index"], mixing, model.pseudo_reduction)
     if model.confident_weight:
-        losses["confident"] = _confident(model, logits_of["strong"], logits_of["weak"])
+        losses["confident"] = _confident(model, logits_of["strong"], logits_of["weak"], pool["index"])
     if model.teacher_weight and weak is not None:
         logits = teach(model.trainer, model.normalize(weak))
         losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
@@ -91,12 +91,16 @@ def _project(model: FewLabelClassifier, z: Tensor) -> Tensor:
     return projected
 
 
-def _confident(model: FewLabelClassifier, strong: Tensor, weak: Tensor) -> Tensor:
+def _confident(model: FewLabelClassifier, strong: Tensor, weak: Tensor, index: Tensor) -> Tensor:
     """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
     probability = weak.detach().float().softmax(1)
     if model.alignment is not None:
         probability = model.alignment(probability)
-    threshold = model.threshold if model.adaptive_threshold is None else model.adaptive_threshold(probability)
+    threshold: float | Tensor | None = model.threshold
+    if model.adaptive_threshold is not None:
+        threshold = model.adaptive_threshold(probability)
+    elif model.curriculum is not None:
+        threshold = model.curriculum(probability, index)
     assert threshold is not None
     if model.trainer.training:
         share = is_confident(probability, threshold).float().mean()

@@ -2,7 +2,7 @@
 
 from lspread.nn.backbones import NamedBackbone, create_backbone
 from lspread.nn.bank import EmbeddingBank
-from lspread.nn.confidence import AdaptiveThreshold, DistributionAlignment
+from lspread.nn.confidence import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment
 from lspread.nn.embedding import embed
 from lspread.nn.inductive import InductiveHead
 from lspread.nn.metric import LinearMetric
@@ -13,6 +13,7 @@ from lspread.nn.vector_mlp import VectorMLP
 
 __all__ = [
     "AdaptiveThreshold",
+    "CurriculumThreshold",
     "DistributionAlignment",
     "EmbeddingBank",
     "InductiveHead",

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from lspread.errors import ConfigError
 from lspread.labels import align_distribution
+from lspread.typing import UNLABELED
 
-__all__ = ["AdaptiveThreshold", "DistributionAlignment"]
+__all__ = ["AdaptiveThreshold", "CurriculumThreshold", "DistributionAlignment"]
 
 
 class AdaptiveThreshold(nn.Module):
@@ -41,6 +42,64 @@ class AdaptiveThreshold(nn.Module):
             self.level.lerp_(probability.max(1).values.mean().to(self.level.dtype), share)
             self.frequency.lerp_(probability.mean(0).to(self.frequency.dtype), share)
         return self.frequency / self.frequency.max() * self.level
+
+
+class CurriculumThreshold:
+    """Thresholds per class that are lower for classes of which fewer items were ever predicted surely.
+
+    With s_j items whose latest sure prediction is j, out of n, and b_j = s_j / max(max s, n - sum s), the threshold of
+    class j is `threshold` b_j / (2 - b_j): zero for all at first, and `threshold` for the class learned best.
+
+    No module, so that weight averaging leaves the items alone: whoever trains keeps `label` for a resumed run.
+
+    Args:
+        num_classes: Number of classes c.
+        threshold: From which probability on a prediction is sure, in [0, 1].
+
+    Attributes:
+        label: The latest sure prediction of each item `(n,)` int64, `UNLABELED` (-1) where there was none.
+
+    References:
+        Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling", NeurIPS 2021,
+        sections 3.1 to 3.3.
+    """
+
+    def __init__(self, num_classes: int, threshold: float = 0.95) -> None:
+        if num_classes < 2 or not 0 <= threshold <= 1:
+            raise ConfigError(
+                "num_classes must be 2 or more and threshold a probability in [0, 1]; got "
+                f"{num_classes} and {threshold}."
+            )
+        self.num_classes, self.threshold = num_classes, threshold
+        self.start(0, 0)
+
+    def start(self, num_items: int, num_pool: int) -> None:
+        """Forget all predictions; `num_pool` of the `num_items` items are trained on."""
+        self.label = torch.full((num_items,), UNLABELED)
+        self._num_pool = num_pool
+
+    @torch.no_grad()
+    def __call__(self, probability: Tensor, index: Tensor) -> Tensor:
+        """Return thresholds `(c,)` by what was predicted so far, then take in another batch.
+
+        Args:
+            probability: What the items are predicted as `(m, c)`, rows sum to one.
+            index: Which items they are `(m,)` int64.
+
+        Raises:
+            ConfigError: `start` was never called, so that nobody knows how many items there are.
+        """
+        if not len(self.label):
+            raise ConfigError(
+                "CurriculumThreshold counts items: call start(num_items, num_pool) before the first batch."
+            )
+        self.label = self.label.to(index.device)
+        count = torch.zeros(self.num_classes + 1, dtype=probability.dtype, device=index.device)
+        count = count.index_add(0, self.label - UNLABELED, torch.ones_like(self.label, dtype=count.dtype))[1:]
+        share = count / torch.maximum(count.max(), self._num_pool - count.sum())
+        largest, label = probability.max(1)
+        self.label[index] = torch.where(largest > self.threshold, label, self.label[index])
+        return self.threshold * share / (2 - share)
 
 
 class DistributionAlignment(nn.Module):

@@ -110,11 +110,12 @@ def test_supervised_and_pseudo_losses_are_their_formulas(make_trainer: Callable[
 
 
 @pytest.mark.parametrize("align", [False, True])
-@pytest.mark.parametrize("threshold", [0.4, None])
+@pytest.mark.parametrize(("threshold", "curriculum"), [(0.4, False), (None, False), (0.4, True)])
 def test_confident_loss_is_its_formula(
-    threshold: float | None, align: bool, make_trainer: Callable[..., Trainer]
+    threshold: float | None, curriculum: bool, align: bool, make_trainer: Callable[..., Trainer]
 ) -> None:
     options = {"pseudo_weight": 0.0, "confident_weight": 1.0, "threshold": threshold, "align": align}
+    options["curriculum"] = curriculum
     model = make_model(weak=SAME, strong=Darker(), **options)
     batch = first_batch(model, make_trainer)
     model.train()
@@ -131,12 +132,43 @@ def test_confident_loss_is_its_formula(
     if threshold is None:
         level, frequency = 0.999 / NUM_CLASSES + 0.001 * largest.mean(), 0.999 / NUM_CLASSES + 0.001 * q.mean(0)
         needed = (frequency / frequency.max() * level)[label]
+    if model.curriculum is not None:
+        learned = int(label[0])  # the only class with sure predictions so far
+        model.curriculum.label[model.data.split.pool] = learned
+        needed = 0.4 * (label == learned)
     expected = ((largest >= needed) * -strong.log_softmax(1).gather(1, label[:, None]).squeeze(1)).mean()
     losses = second_stage_losses(model, batch)
     torch.testing.assert_close(losses["confident"], expected)
     assert set(losses) == {"supervised", "confident"}
     losses["confident"].backward()
     assert model.head.weight.grad is not None
+
+
+def test_curriculum_lowers_the_threshold_and_is_kept_for_a_resumed_run(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    options = {"pseudo_weight": 0.0, "confident_weight": 1.0, "threshold": 0.2, "curriculum": True}
+    model, data = make_model(weak=SAME, strong=Darker(), **options), make_data()
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    assert model.curriculum is not None
+    kept = model.curriculum.label.clone()
+    assert set(torch.where(kept != UNLABELED)[0].tolist()) <= set(data.split.pool.tolist())
+    assert (kept != UNLABELED).any()
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+
+    class Watch(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, FewLabelClassifier)
+            assert pl_module.curriculum is not None
+            self.label = pl_module.curriculum.label.clone()
+
+    watch = Watch()
+    second = make_model(weak=SAME, strong=Darker(), **options)
+    make_trainer(watch, max_epochs=2).fit(second, datamodule=make_data(), ckpt_path=tmp_path / "one.ckpt")
+    assert torch.equal(watch.label, kept)
+    with pytest.raises(ConfigError, match="curriculum=True lowers a threshold, and threshold is None"):
+        make_model(**options | {"threshold": None})
 
 
 def test_teacher_is_the_averaged_network_on_the_weak_view(make_trainer: Callable[..., Trainer]) -> None:

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lspread.errors import ConfigError
 from lspread.labels import align_distribution
-from lspread.nn import AdaptiveThreshold, DistributionAlignment
+from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment
+from lspread.typing import UNLABELED
 from tests.reference import seeded
 
 
@@ -22,6 +24,44 @@ def test_adaptive_threshold_is_freematch_equations_5_to_7():
         torch.testing.assert_close(layer(batch), expected)
     layer.eval()
     torch.testing.assert_close(layer(torch.rand(4, 3).double()), expected)
+
+
+def test_curriculum_threshold_is_flexmatch_sections_3_1_to_3_3():
+    items, pool, threshold = 10, 8, 0.7
+    layer = CurriculumThreshold(3, threshold)
+    layer.start(items, pool)
+    sure: dict[int, int] = {}
+    index = torch.stack([torch.randperm(pool, generator=seeded(i))[:4] for i in range(20)])
+    seen = []
+    for batch, rows in zip(batches(20, 4), index, strict=True):
+        count = [sum(label == j for label in sure.values()) for j in range(3)]
+        most = max(*count, pool - sum(count))
+        expected = [threshold * (s / most) / (2 - s / most) for s in count]
+        found = layer(batch, rows)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+        seen.append(found)
+        for row, item in zip(batch.tolist(), rows.tolist(), strict=True):
+            if max(row) > threshold:
+                sure[item] = row.index(max(row))
+    assert layer.label.tolist() == [sure.get(i, UNLABELED) for i in range(items)]
+    assert not seen[0].any()  # nothing was sure yet
+    assert seen[-1].max() == threshold  # the class learned best, once few items are left
+    assert seen[-1].min() < threshold
+
+
+def test_curriculum_threshold_never_reads_the_device_and_asks_for_its_items():
+    layer = CurriculumThreshold(3)
+    with pytest.raises(ConfigError, match=r"call start\(num_items, num_pool\) before the first batch"):
+        layer(batches()[0], torch.arange(8))
+    layer.start(10, 8)
+    with FakeTensorMode():
+        probability = torch.empty(4, 3, device="cuda").softmax(1)
+        layer.label = torch.empty(10, dtype=torch.int64)
+        found = layer(probability, torch.empty(4, dtype=torch.int64, device="cuda"))
+    assert found.device.type == "cuda"
+    for options in ({"num_classes": 1}, {"num_classes": 3, "threshold": 1.5}):
+        with pytest.raises(ConfigError, match="num_classes must be 2 or more and threshold a probability"):
+            CurriculumThreshold(**options)
 
 
 def test_alignment_follows_a_running_mean():
