@@ -115,7 +115,7 @@ def show(records: list[dict[str, Any]], epochs: int) -> None:
 
 
 def markdown(records: list[dict[str, Any]]) -> str:
-    """Return README's table."""
+    """Return the table of experiments/README.md."""
     lines = ["| " + " | ".join(cells) + " |" for cells in [HEAD, *rows(records)]]
     return "\n".join([lines[0], "|---" * len(HEAD) + "|", *lines[1:]]).replace("+-", "±")
 
@@ -129,7 +129,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder with the warm-up")
     parser.add_argument("--record", type=Path, default=RESULTS / "ablation.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")
-    parser.add_argument("--markdown", action="store_true", help="print README's table and nothing else")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of this folder's README.md and nothing else"
+    )
     options = parser.parse_args()
     if options.markdown:
         return print(markdown(read_all(options.record)))

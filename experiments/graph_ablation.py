@@ -87,7 +87,7 @@ def show(runs: dict[str, float]) -> None:
 
 
 def markdown(runs: dict[str, float]) -> str:
-    """Return README's table."""
+    """Return the table of experiments/README.md."""
     titles = {name: title for name, (title, _) in VARIANTS.items()} | OTHERS
     head = ["", *(f"{count} per class{more}" for count in COUNTS for more in ("", ": to the recipe"))]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="folder with the warm-up")
     parser.add_argument("--record", type=Path, default=RESULTS / "graph_ablation.json", help="where scores are kept")
     parser.add_argument("--show", action="store_true", help="run nothing")
-    parser.add_argument("--markdown", action="store_true", help="print README's table and nothing else")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of this folder's README.md and nothing else"
+    )
     options = parser.parse_args()
     content = read(options.record) or {"refresh": REFRESH, "runs": {}}
     if content["refresh"] != REFRESH:

@@ -1,5 +1,6 @@
-"""The comparison with other methods: its statistics, its records, its settings, and what README says of them."""
+"""The comparison with other methods: its statistics, its records, its settings, and what the READMEs say of them."""
 
+import ast
 import importlib
 import json
 import re
@@ -39,17 +40,26 @@ def test_interval_is_students(scripts):
     assert describe(values[:0]) == ""
 
 
-def test_readme_has_the_tables_of_the_records(scripts):
+def test_readmes_have_the_tables_of_the_records(scripts):
+    measured = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     script = scripts["label_efficiency"]
     table = script.markdown(script.current_runs(script.read(RESULTS / "label_efficiency.json")))
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     script = scripts["ablation"]
-    table = script.markdown(script.read_all(RESULTS / "ablation.json"))
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert script.markdown(script.read_all(RESULTS / "ablation.json")) in measured
     script = scripts["graph_ablation"]
     record = script.read(RESULTS / "graph_ablation.json")
     assert record["refresh"] == script.REFRESH, "the recipe's graph has changed since"
-    assert script.markdown(record["runs"]) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert script.markdown(record["runs"]) in measured
+
+
+def test_every_script_is_named_with_its_question():
+    lines = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8").splitlines()
+    scripts = sorted((ROOT / "experiments").glob("*.py"))
+    wanted = [
+        f"| `{path.name}` | {ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]} |" for path in scripts
+    ]
+    assert [line for line in lines if line.startswith("| `") and ".py` |" in line] == wanted
 
 
 def test_table_by_hand(scripts):

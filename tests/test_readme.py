@@ -1,4 +1,4 @@
-"""README.md keeps its word: its code runs, and what it names exists."""
+"""README.md and experiments/README.md keep their word: code runs, and what is named exists."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+BOTH = pytest.mark.parametrize("page", [README, ROOT / "experiments" / "README.md"], ids=["top", "experiments"])
 
 FENCE = re.compile(
     r"^(?P<indent> {0,3})(?P<mark>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^ {0,3}(?P=mark)[ \t]*$",
@@ -68,14 +69,17 @@ def test_every_python_block_runs_alone(tmp_path, monkeypatch):
         exec(compile("\n" * (line - 1) + code, str(README), "exec"), {"__name__": "readme"})
 
 
-def test_named_settings_exist():
-    missing = [name for name in sorted(set(CONFIG.findall(readme()))) if not (ROOT / name).is_file()]
-    assert missing == []
+@BOTH
+def test_named_settings_exist(page):
+    named = sorted(set(CONFIG.findall(page.read_text(encoding="utf-8"))))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_links_and_pictures_exist():
-    missing = [name for name in find_links(readme()) if not (ROOT / name).exists()]
-    assert missing == []
+@BOTH
+def test_links_and_pictures_exist(page):
+    named = find_links(page.read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (page.parent / name).exists()] == []
 
 
 def test_make_targets_exist():
