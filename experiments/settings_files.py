@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from label_efficiency import DATA, RESULTS, ROOT, describe, fit, parse, read, warm_up, write
 
+from lspread.lit.precision import choose_precision
+
 CONFIGS = ["fashion_mnist", "fashion_mnist_10min"]
 
 
@@ -64,6 +66,7 @@ def main() -> None:
             "transductive": scores["unlabeled", "graph"],
             "minutes": sum(found["seconds"].values()) / 60,
             "minutes of a shared warm-up": elsewhere,
+            "precision": choose_precision().value,
         }
         write(options.record, runs)
     show(runs)

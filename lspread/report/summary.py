@@ -86,14 +86,17 @@ def summarize(results: Results) -> Summary:
     if not baselines:
         return Summary(f"{start}.", notes, "good")
     best = baselines[0]
-    better = [score for score in baselines if score.accuracy > ours.accuracy]
+    # What is shown decides: nobody is better with the same percentage.
+    shown = format_percent(ours.accuracy)
+    is_tied = format_percent(best.accuracy) == shown
+    better = [one for one in baselines if one.accuracy > ours.accuracy and format_percent(one.accuracy) != shown]
     if better:
         if len(better) > 1:
             others = ", ".join(f"{_phrase(score)} ({format_percent(score.accuracy)})" for score in better[1:])
             notes = (f"Better, too: {others}.", *notes)
         text = f"{start}, but {_phrase(best)} is better here, with {format_percent(best.accuracy)}"
         return Summary(f"{text}{_chance(ours, best)}.", notes, "beaten")
-    if best.accuracy == ours.accuracy:
+    if is_tied:
         return Summary(f"{start}; {_phrase(best)} does just as well.", notes, "good")
     text = f"{start}; the best baseline, {_phrase(best)}, gets {format_percent(best.accuracy)}"
     return Summary(f"{text}{_chance(ours, best)}.", notes, "good")
