@@ -55,7 +55,8 @@ def main() -> None:
         files, settings, elsewhere = [ROOT / "configs" / f"{name}.yaml"], [f"--data.seed={seed}"], 0.0
         if options.shared is not None and files == [DATA]:
             start, elsewhere = warm_up(options.shared, [])
-            epochs = parse(DATA)["trainer"]["max_epochs"] - parse(DATA)["model"]["warmup_epochs"]
+            config = parse(DATA)
+            epochs = config["trainer"]["max_epochs"] - config["model"]["warmup_epochs"]
             files, settings = [DATA, start], [*settings, f"--trainer.max_epochs={epochs}"]
         else:
             settings.append(f"--warmup_cache={options.out / 'warm_ups'}")

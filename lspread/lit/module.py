@@ -172,7 +172,9 @@ class FewLabelClassifier(LightningModule):
         self.mixup, self.cutmix = mixup, cutmix
         has_own = bool(confident_weight) and threshold is None
         self.adaptive_threshold = AdaptiveThreshold(num_classes) if has_own else None
-        self.curriculum = CurriculumThreshold(num_classes, threshold) if curriculum and threshold is not None else None
+        self.curriculum: CurriculumThreshold | None = None
+        if confident_weight and curriculum and threshold is not None:
+            self.curriculum = CurriculumThreshold(num_classes, threshold)
         self.alignment = DistributionAlignment(num_classes) if confident_weight and align else None
         self.lr, self.warmup_lr, self.weight_decay = lr, lr if warmup_lr is None else warmup_lr, weight_decay
 
@@ -284,8 +286,10 @@ class FewLabelClassifier(LightningModule):
             self.set_moments(*checkpoint["image_moments"])
         self._warmup_seconds = checkpoint.get("warmup_seconds")
         self.is_head_trained = checkpoint.get("is_head_trained")
-        if self.curriculum is not None and "sure_label" in checkpoint:
-            self.curriculum.label = checkpoint["sure_label"]
+        sure_label = checkpoint.get("sure_label", ())
+        # A run may go on after items were added: then it counts anew.
+        if self.curriculum is not None and len(sure_label) == len(self.curriculum.label):
+            self.curriculum.label = sure_label
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one step: contrastive in the warm-up, else the weighted sum of its pieces."""

@@ -167,6 +167,13 @@ def test_curriculum_lowers_the_threshold_and_is_kept_for_a_resumed_run(
     second = make_model(weak=SAME, strong=Darker(), **options)
     make_trainer(watch, max_epochs=2).fit(second, datamodule=make_data(), ckpt_path=tmp_path / "one.ckpt")
     assert torch.equal(watch.label, kept)
+    # Items were added since: nothing of the old count fits.
+    second.setup("fit")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    second.on_load_checkpoint(checkpoint | {"sure_label": kept[1:]})
+    assert second.curriculum is not None
+    assert second.curriculum.label.tolist() == [UNLABELED] * len(kept)
+    assert make_model(**options | {"confident_weight": 0.0}).curriculum is None
     with pytest.raises(ConfigError, match="curriculum=True lowers a threshold, and threshold is None"):
         make_model(**options | {"threshold": None})
 
