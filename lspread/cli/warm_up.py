@@ -9,7 +9,8 @@ __all__ = ["warm_up_folder", "warm_up_settings"]
 
 _LATER = {
     *("num_classes", "weak", "supervised_weight", "pseudo_weight", "pseudo_reduction", "mixup", "cutmix"),
-    *("confident_weight", "threshold", "curriculum", "align", "teacher_weight", "entropy_weight", "ramp_epochs"),
+    *("confident_weight", "threshold", "curriculum", "align", "fairness_weight"),
+    *("teacher_weight", "entropy_weight", "ramp_epochs"),
     *("contrastive_weight", "graph_contrastive_weight", "spread_weight", "consistency_weight", "agreement_weight"),
     *("bank_size", "spread_layer", "spread_k", "spread_alpha", "learn_spread"),
 }

@@ -5,6 +5,7 @@ from lspread.labels.calibration import calibration_error, fit_temperature, relia
 from lspread.labels.consistency import (
     align_distribution,
     confident_loss,
+    fairness_loss,
     is_confident,
     mean_entropy_loss,
     mean_teacher_loss,
@@ -40,6 +41,7 @@ __all__ = [
     "class_prior",
     "confident_loss",
     "contrastive_loss",
+    "fairness_loss",
     "fit_temperature",
     "graph_contrastive_loss",
     "is_confident",

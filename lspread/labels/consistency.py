@@ -9,7 +9,14 @@ from torch.nn.functional import cross_entropy, log_softmax, mse_loss
 from lspread.errors import GraphError
 from lspread.labels.priors import check_frequencies
 
-__all__ = ["align_distribution", "confident_loss", "is_confident", "mean_entropy_loss", "mean_teacher_loss"]
+__all__ = [
+    "align_distribution",
+    "confident_loss",
+    "fairness_loss",
+    "is_confident",
+    "mean_entropy_loss",
+    "mean_teacher_loss",
+]
 
 
 def is_confident(probability: Tensor, threshold: float | Tensor) -> Tensor:
@@ -48,6 +55,43 @@ def confident_loss(logits: Tensor, probability: Tensor, *, threshold: float | Te
     probability = probability.detach()
     loss = cross_entropy(logits, probability.argmax(1), reduction="none")
     return torch.where(is_confident(probability, threshold), loss, 0).mean()
+
+
+def fairness_loss(logits: Tensor, is_sure: Tensor, usual: Tensor) -> Tensor:
+    """Return how the surest rows divide their probability among classes, against how that usually is.
+
+    With p the mean of the sure rows' probabilities and h the share of sure rows predicted as each class, both measured
+    on the same views, the loss is the sum of u log v, where v is p / h scaled to sum one and u is `usual`.
+
+    Args:
+        logits: Of the strongly changed views `(m, c)`, any floating dtype.
+        is_sure: Rows that count `(m,)` bool, where `is_confident` of the weakly changed views.
+        usual: The same quotient over training so far `(c,)`, sums to one; from `lspread.nn.UsualFairness`. No gradient.
+
+    Returns:
+        Scalar of at most 0, float32 (float64 for float64 logits); gradient to `logits`. Zero if no row is sure.
+        Classes that no sure row is predicted as add nothing.
+
+    Raises:
+        GraphError: Shapes do not fit.
+
+    References:
+        Wang et al., "FreeMatch", ICLR 2023, self-adaptive fairness; the published code adds the constant u log 1e-12
+        for classes without a row.
+    """
+    m, c = logits.shape if logits.ndim == 2 else (-1, -1)
+    if is_sure.shape != (m,) or usual.shape != (c,):
+        raise GraphError(
+            "fairness_loss needs logits (m, c), is_sure (m,) and usual (c,); got "
+            f"{tuple(logits.shape)}, {tuple(is_sure.shape)} and {tuple(usual.shape)}."
+        )
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    sure = is_sure.to(logits.dtype)
+    total = (sure[:, None] * logits.softmax(1)).sum(0)
+    count = torch.zeros_like(usual, dtype=logits.dtype).index_add(0, logits.argmax(1), sure)
+    quotient = torch.where(count > 0, total / count.clamp(min=1), 0)
+    share = quotient / quotient.sum().clamp(min=torch.finfo(quotient.dtype).tiny)
+    return (usual.detach().to(share.dtype) * torch.where(count > 0, share, 1).log()).sum()
 
 
 def mean_teacher_loss(logits: Tensor, probability: Tensor) -> Tensor:

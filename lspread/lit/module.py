@@ -21,7 +21,7 @@ from lspread.lit.options import check_callbacks, check_options, make_projection
 from lspread.lit.schedule import configure_adamw, count_steps, seconds_gone, share_of_time
 from lspread.lit.stage_losses import second_stage_losses, warm_up_loss
 from lspread.lit.trained_on import check_trained_on, describe_data
-from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment, LabelSpreading
+from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment, LabelSpreading, UsualFairness
 from lspread.typing import UNLABELED
 
 __all__ = ["FewLabelClassifier"]
@@ -59,6 +59,8 @@ class FewLabelClassifier(LightningModule):
             (FreeMatch).
         curriculum: Lower `threshold` for classes of which few images were predicted surely so far (FlexMatch).
         align: Scale these predictions so that on the average all classes are predicted equally often.
+        fairness_weight: Weight of `fairness_loss` of the images that the classifier is sure of, beside
+            `confident_weight` (FreeMatch, with 0.01 to 0.05 there).
         teacher_weight: Weight of the squared difference to the probabilities of the averaged weights on a weakly
             changed view (Mean Teacher); needs a callback that averages weights.
         entropy_weight: Weight of `mean_entropy_loss` of all views of pool images, against a single answer to all.
@@ -112,6 +114,7 @@ class FewLabelClassifier(LightningModule):
         threshold: float | None = 0.95,
         curriculum: bool = False,
         align: bool = False,
+        fairness_weight: float = 0.0,
         teacher_weight: float = 0.0,
         entropy_weight: float = 0.0,
         ramp_epochs: int = 0,
@@ -137,11 +140,13 @@ class FewLabelClassifier(LightningModule):
             temperature=temperature,
             threshold=threshold,
             curriculum=curriculum,
+            fairness_weight=fairness_weight,
             spread_layer=spread_layer,
             weights={
                 "supervised_weight": supervised_weight,
                 "pseudo_weight": pseudo_weight,
                 "confident_weight": confident_weight,
+                "fairness_weight": fairness_weight,
                 "teacher_weight": teacher_weight,
                 "entropy_weight": entropy_weight,
                 "mixup": mixup,
@@ -167,7 +172,7 @@ class FewLabelClassifier(LightningModule):
         self.contrastive_weight, self.graph_contrastive_weight = contrastive_weight, graph_contrastive_weight
         self.spread_weight, self.consistency_weight = spread_weight, consistency_weight
         self.agreement_weight, self.confident_weight = agreement_weight, confident_weight
-        self.teacher_weight, self.entropy_weight = teacher_weight, entropy_weight
+        self.fairness_weight, self.teacher_weight, self.entropy_weight = fairness_weight, teacher_weight, entropy_weight
         self.pseudo_reduction: Literal["mean", "weighted_mean"] = pseudo_reduction
         self.mixup, self.cutmix = mixup, cutmix
         has_own = bool(confident_weight) and threshold is None
@@ -176,6 +181,7 @@ class FewLabelClassifier(LightningModule):
         if confident_weight and curriculum and threshold is not None:
             self.curriculum = CurriculumThreshold(num_classes, threshold)
         self.alignment = DistributionAlignment(num_classes) if confident_weight and align else None
+        self.usual_fairness = UsualFairness(num_classes) if fairness_weight else None
         self.lr, self.warmup_lr, self.weight_decay = lr, lr if warmup_lr is None else warmup_lr, weight_decay
 
         width = int(backbone.num_features)  # type: ignore[arg-type]

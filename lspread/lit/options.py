@@ -20,6 +20,7 @@ def check_options(
     temperature: float,
     threshold: float | None,
     curriculum: bool,
+    fairness_weight: float,
     spread_layer: nn.Module | None,
     weights: Mapping[str, float],
 ) -> None:
@@ -34,6 +35,11 @@ def check_options(
     if curriculum and threshold is None:
         raise ConfigError(
             "curriculum=True lowers a threshold, and threshold is None; set a number, or curriculum=False."
+        )
+    if fairness_weight and not weights["confident_weight"]:
+        raise ConfigError(
+            "fairness_weight looks at the images that confident_weight learns from, and confident_weight is 0; set it, "
+            "or fairness_weight=0."
         )
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes; got num_classes={num_classes}.")

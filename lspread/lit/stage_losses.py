@@ -13,6 +13,7 @@ from lspread.labels import (
     PseudoLabels,
     confident_loss,
     contrastive_loss,
+    fairness_loss,
     graph_contrastive_loss,
     is_confident,
     mean_entropy_loss,
@@ -55,7 +56,7 @@ def second_stage_losses(model: FewLabelClassifier, batch: Batch) -> dict[str, Te
         logits = logits_of["strong" if mixing is None else "mixed"]
         losses["pseudo"] = mixed_pseudo_loss(logits, _pseudo(model), pool["index"], mixing, model.pseudo_reduction)
     if model.confident_weight:
-        losses["confident"] = _confident(model, logits_of["strong"], logits_of["weak"], pool["index"])
+        losses |= _confident(model, logits_of["strong"], logits_of["weak"], pool["index"])
     if model.teacher_weight and weak is not None:
         logits = teach(model.trainer, model.normalize(weak))
         losses["teacher"] = mean_teacher_loss(logits_of["strong"], logits.float().softmax(1))
@@ -91,8 +92,8 @@ def _project(model: FewLabelClassifier, z: Tensor) -> Tensor:
     return projected
 
 
-def _confident(model: FewLabelClassifier, strong: Tensor, weak: Tensor, index: Tensor) -> Tensor:
-    """Return FixMatch's loss, and log the share of images that the classifier is sure of."""
+def _confident(model: FewLabelClassifier, strong: Tensor, weak: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Return FixMatch's loss and FreeMatch's fairness, and log the share of images that the classifier is sure of."""
     probability = weak.detach().float().softmax(1)
     if model.alignment is not None:
         probability = model.alignment(probability)
@@ -102,10 +103,13 @@ def _confident(model: FewLabelClassifier, strong: Tensor, weak: Tensor, index: T
     elif model.curriculum is not None:
         threshold = model.curriculum(probability, index)
     assert threshold is not None
+    is_sure = is_confident(probability, threshold)
     if model.trainer.training:
-        share = is_confident(probability, threshold).float().mean()
-        model.means.add({"confident_share": share}, len(weak))
-    return confident_loss(strong, probability, threshold=threshold)
+        model.means.add({"confident_share": is_sure.float().mean()}, len(weak))
+    losses = {"confident": confident_loss(strong, probability, threshold=threshold)}
+    if model.usual_fairness is not None:
+        losses["fairness"] = fairness_loss(strong, is_sure, model.usual_fairness(probability))
+    return losses
 
 
 def _given(model: FewLabelClassifier, index: Tensor | slice) -> Tensor:

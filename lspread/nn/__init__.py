@@ -2,7 +2,7 @@
 
 from lspread.nn.backbones import NamedBackbone, create_backbone
 from lspread.nn.bank import EmbeddingBank
-from lspread.nn.confidence import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment
+from lspread.nn.confidence import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment, UsualFairness
 from lspread.nn.embedding import embed
 from lspread.nn.inductive import InductiveHead
 from lspread.nn.metric import LinearMetric
@@ -23,6 +23,7 @@ __all__ = [
     "NamedBackbone",
     "PoissonLearning",
     "SmallResNet",
+    "UsualFairness",
     "VectorMLP",
     "create_backbone",
     "embed",

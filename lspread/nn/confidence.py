@@ -2,12 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from lspread.errors import ConfigError
 from lspread.labels import align_distribution
 from lspread.typing import UNLABELED
 
-__all__ = ["AdaptiveThreshold", "CurriculumThreshold", "DistributionAlignment"]
+__all__ = ["AdaptiveThreshold", "CurriculumThreshold", "DistributionAlignment", "UsualFairness"]
 
 
 class AdaptiveThreshold(nn.Module):
@@ -129,6 +130,41 @@ class DistributionAlignment(nn.Module):
         if self.training:
             self.mean.lerp_(probability.mean(0).to(self.mean.dtype), 1 - self.momentum)
         return align_distribution(probability, self.mean.to(probability.dtype))
+
+
+class UsualFairness(nn.Module):
+    """How sure predictions of each class usually are, as what `fairness_loss` compares a batch with.
+
+    With moving averages p of all probabilities and h of the share of rows predicted as each class, both starting at
+    1 / c, it is p / h, scaled to sum one.
+
+    Args:
+        num_classes: Number of classes c.
+        momentum: Of both averages, in [0, 1).
+
+    References:
+        Wang et al., "FreeMatch", ICLR 2023, self-adaptive fairness.
+    """
+
+    frequency: Tensor
+    share: Tensor
+
+    def __init__(self, num_classes: int, *, momentum: float = 0.999) -> None:
+        super().__init__()
+        _check(num_classes, momentum)
+        self.momentum = momentum
+        self.register_buffer("frequency", torch.full((num_classes,), 1 / num_classes))
+        self.register_buffer("share", torch.full((num_classes,), 1 / num_classes))
+
+    @torch.no_grad()
+    def forward(self, probability: Tensor) -> Tensor:
+        """Return quotients `(c,)` that sum to one; in training, after taking in `probability` `(m, c)`."""
+        if self.training:
+            predicted = one_hot(probability.argmax(1), probability.shape[1]).to(self.share.dtype)
+            self.frequency.lerp_(probability.mean(0).to(self.frequency.dtype), 1 - self.momentum)
+            self.share.lerp_(predicted.mean(0), 1 - self.momentum)
+        quotient = self.frequency / self.share.clamp(min=torch.finfo(self.share.dtype).eps)
+        return quotient / quotient.sum()
 
 
 def _check(num_classes: int, momentum: float) -> None:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lspread.errors import ConfigError, GraphError
-from lspread.labels import align_distribution, confident_loss, is_confident, mean_entropy_loss, mean_teacher_loss
+from lspread.labels import (
+    align_distribution,
+    confident_loss,
+    fairness_loss,
+    is_confident,
+    mean_entropy_loss,
+    mean_teacher_loss,
+)
 from tests.reference import seeded
 
 Q = torch.tensor([[0.96, 0.03, 0.01], [0.5, 0.3, 0.2], [0.02, 0.03, 0.95], [0.1, 0.8, 0.1]], dtype=torch.float64)
@@ -38,6 +45,42 @@ def test_confident_loss_gradient_reaches_the_student_only():
     confident_loss(logits, teacher).backward()
     assert teacher.grad is None
     assert (logits.grad.abs().sum(1) > 0).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_fairness_loss_is_its_formula(dtype):
+    logits = torch.randn(9, 4, generator=seeded(3), dtype=torch.float64).mul(2).to(dtype)
+    logits[:, 3] -= 9  # a class that no row is predicted as
+    is_sure = torch.tensor([True, False, True, True, False, True, True, False, True])
+    usual = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    rows = [row for row, sure in zip(logits.double().softmax(1).tolist(), is_sure.tolist(), strict=True) if sure]
+    mean = [sum(row[j] for row in rows) / len(rows) for j in range(4)]
+    share = [sum(row.index(max(row)) == j for row in rows) / len(rows) for j in range(4)]
+    quotient = [p / h if h else 0 for p, h in zip(mean, share, strict=True)]
+    assert sum(q > 0 for q in quotient) == 3
+    expected = sum(u * math.log(q / sum(quotient)) for u, q in zip(usual.tolist(), quotient, strict=True) if q)
+    assert fairness_loss(logits, is_sure, usual).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_fairness_loss_gradient_reaches_sure_rows_only():
+    logits = torch.randn(6, 3, generator=seeded(3), dtype=torch.float64).requires_grad_()
+    is_sure = torch.tensor([True, True, False, True, False, True])
+    usual = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: fairness_loss(x, is_sure, usual), logits)
+    fairness_loss(logits, is_sure, usual).backward()
+    assert usual.grad is None
+    assert (logits.grad.abs().sum(1) > 0).tolist() == is_sure.tolist()
+    logits.grad = None
+    none = fairness_loss(logits, torch.zeros(6, dtype=torch.bool), usual)
+    none.backward()
+    assert none.item() == 0
+    assert not logits.grad.any()
+
+
+def test_fairness_loss_refuses_other_shapes():
+    for sure, usual in ((4, 3), (5, 2)):
+        with pytest.raises(GraphError, match=r"needs logits \(m, c\), is_sure \(m,\) and usual \(c,\); got \(5, 3\)"):
+            fairness_loss(torch.zeros(5, 3), torch.ones(sure, dtype=torch.bool), torch.ones(usual) / usual)
 
 
 def test_mean_teacher_loss():

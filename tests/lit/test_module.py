@@ -21,6 +21,7 @@ from lspread.labels import (
     Anchors,
     agreement_loss,
     contrastive_loss,
+    fairness_loss,
     graph_contrastive_loss,
     label_matrix,
     mean_entropy_loss,
@@ -31,7 +32,7 @@ from lspread.lit import FewLabelClassifier, RampedAveraging, RefreshPseudoLabels
 from lspread.lit.averaging import averaged_module
 from lspread.lit.random_state import RandomState
 from lspread.lit.stage_losses import batch_graph_losses, second_stage_losses, warm_up_loss
-from lspread.nn import LabelPropagation, LabelSpreading
+from lspread.nn import AdaptiveThreshold, LabelPropagation, LabelSpreading, UsualFairness
 from lspread.typing import UNLABELED
 
 from .conftest import NUM_CLASSES, bars, make_data, make_model
@@ -142,6 +143,32 @@ def test_confident_loss_is_its_formula(
     assert set(losses) == {"supervised", "confident"}
     losses["confident"].backward()
     assert model.head.weight.grad is not None
+
+
+def test_fairness_is_that_of_the_images_that_are_sure(make_trainer: Callable[..., Trainer]) -> None:
+    options = {"pseudo_weight": 0.0, "confident_weight": 1.0, "threshold": None, "fairness_weight": 0.05}
+    model = make_model(weak=SAME, strong=Darker(), **options)
+    batch = first_batch(model, make_trainer)
+    model.train()
+    given, pool = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 255
+    logits = model.head(model.backbone(model.normalize(torch.cat([given, pool, 0.5 * pool]))))
+    _, weak, strong = logits.split([len(given), len(pool), len(pool)])
+    q = weak.detach().softmax(1)
+    needed = AdaptiveThreshold(NUM_CLASSES)(q)
+    is_sure = q.max(1).values >= needed[q.argmax(1)]
+    assert is_sure.any()
+    expected = fairness_loss(strong, is_sure, UsualFairness(NUM_CLASSES)(q))
+    losses = second_stage_losses(model, batch)
+    torch.testing.assert_close(losses["fairness"], expected)
+    assert set(losses) == {"supervised", "confident", "fairness"}
+    assert model.usual_fairness is not None
+    assert not torch.equal(model.usual_fairness.frequency, torch.full((NUM_CLASSES,), 1 / NUM_CLASSES))
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(model, datamodule=make_data())
+    total = sum(getattr(model, f"{name}_weight") * trainer.callback_metrics[f"{name}_loss"] for name in losses)
+    torch.testing.assert_close(trainer.callback_metrics["train_loss"], total)
+    with pytest.raises(ConfigError, match="fairness_weight looks at the images that confident_weight learns from"):
+        make_model(**options | {"confident_weight": 0.0})
 
 
 def test_curriculum_lowers_the_threshold_and_is_kept_for_a_resumed_run(

@@ -3,8 +3,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lspread.errors import ConfigError
-from lspread.labels import align_distribution
-from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment
+from lspread.labels import align_distribution, fairness_loss, is_confident
+from lspread.nn import AdaptiveThreshold, CurriculumThreshold, DistributionAlignment, UsualFairness
 from lspread.typing import UNLABELED
 from tests.reference import seeded
 
@@ -74,7 +74,35 @@ def test_alignment_follows_a_running_mean():
     torch.testing.assert_close(layer(batch.flip(0)), align_distribution(batch.flip(0), mean))
 
 
-@pytest.mark.parametrize("layer", [AdaptiveThreshold, DistributionAlignment])
+def test_usual_fairness_is_its_formula():
+    layer = UsualFairness(3, momentum=0.9).double()
+    frequency, share = [1 / 3] * 3, [1 / 3] * 3
+    for batch in batches():
+        rows = batch.tolist()
+        predicted = [row.index(max(row)) for row in rows]
+        frequency = [0.9 * p + 0.1 * sum(row[j] for row in rows) / len(rows) for j, p in enumerate(frequency)]
+        share = [0.9 * h + 0.1 * predicted.count(j) / len(rows) for j, h in enumerate(share)]
+        quotient = [p / h for p, h in zip(frequency, share, strict=True)]
+        expected = torch.tensor([q / sum(quotient) for q in quotient], dtype=torch.float64)
+        torch.testing.assert_close(layer(batch), expected)
+    layer.eval()
+    torch.testing.assert_close(layer(torch.rand(4, 3).double()), expected)
+
+
+def test_usual_fairness_of_a_class_never_predicted_is_finite_and_nothing_reads_the_device():
+    layer = UsualFairness(3, momentum=0.1)
+    for _ in range(60):
+        found = layer(torch.tensor([[0.7, 0.2, 0.1]]))
+    assert torch.isfinite(found).all()
+    with FakeTensorMode():
+        fake = UsualFairness(3).to("cuda")
+        logits = torch.empty(4, 3, device="cuda")
+        probability = logits.softmax(1)
+        loss = fairness_loss(logits, is_confident(probability, 0.4), fake(probability))
+    assert loss.device.type == "cuda"
+
+
+@pytest.mark.parametrize("layer", [AdaptiveThreshold, DistributionAlignment, UsualFairness])
 def test_state_is_saved_and_half_precision_is_taken(layer):
     first, second = layer(3), layer(3)
     first(batches()[0].to(torch.bfloat16))
@@ -85,7 +113,7 @@ def test_state_is_saved_and_half_precision_is_taken(layer):
     assert all(torch.isfinite(value).all() for value in first.state_dict().values())
 
 
-@pytest.mark.parametrize("layer", [AdaptiveThreshold, DistributionAlignment])
+@pytest.mark.parametrize("layer", [AdaptiveThreshold, DistributionAlignment, UsualFairness])
 @pytest.mark.parametrize("options", [{"num_classes": 1}, {"num_classes": 3, "momentum": 1.0}])
 def test_refuses(layer, options):
     with pytest.raises(ConfigError, match="num_classes must be 2 or more and momentum"):
