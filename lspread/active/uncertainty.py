@@ -136,18 +136,20 @@ class Auto:
             chooses, later `Margin`: strategies that look for doubt mislead while the answers are still poor.
         num_candidates: Of `Coverage`.
         seed: Of `Coverage`.
+        alpha: Of `Coverage`.
     """
 
     num_labels_per_class: float = 5
     num_candidates: int = 500
     seed: int = 0
+    alpha: float = 0.98
 
     def __call__(self, pool: Pool, num_queries: int) -> Suggestions:
         """Choose by one of the two."""
         given = pool.label[pool.label != UNLABELED]
         is_early = len(given) < self.num_labels_per_class * pool.num_classes
         if is_early or len(given.unique()) < pool.num_classes:  # sync: once per call
-            return Coverage(num_candidates=self.num_candidates, seed=self.seed)(pool, num_queries)
+            return Coverage(self.alpha, self.num_candidates, self.seed)(pool, num_queries)
         return Margin()(pool, num_queries)
 
 

@@ -38,6 +38,8 @@ def run(command: str, argv: list[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("compare.png"), help="figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(argv)
+    if options.output.suffix.lower() not in (".png", ".pdf", ".svg"):
+        parser.error(f"-o needs a name that ends in .png, .pdf or .svg; got {options.output}.")
     from lspread.report import draw_comparison, read_results
 
     results = [read_results(folder) for folder in options.runs]

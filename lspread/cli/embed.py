@@ -24,6 +24,7 @@ PART = 2048
 _FOR_IMAGES = ("backbone", "weights", "image_size", "channels", "window", "skip_unreadable")
 _FOR_ROWS = ("text", "model", "id", "leave_out")
 _FOR_NETWORKS = ("batch_size", "device")
+_OTHER_NETWORKS = ("backbone", "weights")
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -73,6 +74,10 @@ def run(command: str, argv: list[str]) -> int:
     has_labels = False
     if options.source.is_dir():
         _refuse(parser, options, _FOR_ROWS, f"rows of a CSV file, and {options.source} is a folder")
+        if options.run is not None:
+            _refuse(parser, options, _OTHER_NETWORKS, "another network than that of --run: name one of them")
+        elif options.backbone == "pixels":
+            _refuse(parser, options, ("weights", *_FOR_NETWORKS), "a network, which --backbone names, or --run")
         found = _embed_images(options)
     elif options.source.is_file():
         _refuse(parser, options, _FOR_IMAGES, f"a folder of images, and {options.source} is a file")
@@ -297,7 +302,8 @@ def _embed_rows(options: argparse.Namespace) -> "tuple[EmbeddedItems, bool]":
     told = {"label", *options.leave_out} | ({id_column} if id_column else set())
     found = columns.features(options.text, model=options.model, leave_out=told)
     metric: Metric = "cosine" if found.kind == "text" else "euclidean"
-    return EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by), columns.has_labels
+    rows = columns.fingerprint()
+    return EmbeddedItems(found.embedding, items, found.kind, root, metric, found.made_by, rows), columns.has_labels
 
 
 def _embed_by_run(options: argparse.Namespace, root: str) -> "tuple[EmbeddedItems, bool]":
@@ -319,4 +325,4 @@ def _embed_by_run(options: argparse.Namespace, root: str) -> "tuple[EmbeddedItem
     batches = [new.fetch(rows)[0] for rows in torch.arange(len(new.names)).split(options.batch_size)]
     z = embed(saved.backbone.to(device), batches, device=device, preprocess=_Normalize(saved.mean, saved.std)).cpu()
     made_by = {"features": f"run {options.run}"}
-    return EmbeddedItems(z, new.names, new.kind, root, "cosine", made_by), new.has_labels
+    return EmbeddedItems(z, new.names, new.kind, root, "cosine", made_by, new.rows), new.has_labels

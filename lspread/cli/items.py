@@ -76,7 +76,7 @@ def texts_of(items: "EmbeddedItems") -> list[str] | None:
         columns = read_columns(items.root)
     except DataError:
         return None
-    if not columns.are_named(items.items):
+    if not columns.are_named(items.items, items.rows):
         return None
     if items.kind == "table":
         named = columns.column_of(items.items)

@@ -79,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"lspread: error: {error}", file=sys.stderr)
         return EXIT_ERROR
+    except OSError as error:
+        if wants_traceback:
+            traceback.print_exc()
+        else:
+            place = f"{error.filename}: " if error.filename is not None else ""
+            print(f"lspread: error: {place}{error.strerror or error}.", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("\nlspread: stopped by Ctrl-C.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -31,12 +31,14 @@ class NewItems:
         fetch: Rows to what the network takes, `(m, ch, h, w)`, the rows that could be read, and the paths that could
             not, each with the reason.
         has_labels: Whether some rows of a CSV file have a label.
+        rows: `Columns.fingerprint` of a CSV file; None for images.
     """
 
     names: list[str]
     kind: ItemKind
     fetch: "Callable[[Tensor], tuple[Tensor, Tensor, list[tuple[Path, str]]]]"
     has_labels: bool = False
+    rows: str | None = None
 
     @property
     def noun(self) -> str:
@@ -133,4 +135,5 @@ def _open_rows(source: Path, run: Path, model: "SavedClassifier", id_column: str
             f"{run}: features.json makes {rows.image_shape[0]} numbers of a row, but the network takes "
             f"{model.image_shape[0]}. Both must be of one run."
         )
-    return NewItems(names, encoder.kind, lambda index: (rows.fetch(index), index, []), columns.has_labels)
+    fingerprint = columns.fingerprint()
+    return NewItems(names, encoder.kind, lambda index: (rows.fetch(index), index, []), columns.has_labels, fingerprint)

@@ -124,6 +124,7 @@ def _predict(options: argparse.Namespace) -> int:
     has_graph = options.head == "graph" or (options.run / GRAPH_HEAD_FILE).is_file()
     graph = load_graph_head(options.run) if has_graph else None
     new = open_new_items(options.source, options.run, model, options.id)
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that none is lost where that cannot be
     answers = _ask(new, model, graph, options)
     for path, reason in answers.unreadable:
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
@@ -214,7 +215,6 @@ def _answer(
 
 
 def _write_table(folder: Path, new: "NewItems", answers: _Answers, head: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "predictions.csv"
     far = ["yes" if is_far else "no" for is_far in answers.far] or [""] * len(answers.name)
     # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.

@@ -68,6 +68,8 @@ def run(command: str, argv: list[str]) -> int:
             "be replaced; choose another folder."
         )
 
+    options.output.mkdir(parents=True, exist_ok=True)  # before the work, so that none is lost where that cannot be
+
     import torch
 
     from lspread.cli.summary import print_summary
@@ -98,7 +100,6 @@ def run(command: str, argv: list[str]) -> int:
     reliability = None if len(hidden[0]) < LEAST_SURE else reliability_table("given", *hidden)
     seconds["baselines"] = time.perf_counter() - start
     threshold = None if target is None else _threshold(*hidden, target)
-    options.output.mkdir(parents=True, exist_ok=True)
     written = _write_predictions(items, names, predicted, confidence, is_given, model, threshold, options.output)
     noun = "rows" if items.kind == "table" else f"{items.kind}s"
     title = f"{Path(items.root).name}: {len(label):,} {noun} from {int(is_given.sum()):,} labels"

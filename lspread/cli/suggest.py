@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 STRATEGIES = ("auto", "coverage", "probcover", "typiclust", "vopt", "margin", "entropy", "random")
+_WITHOUT_ALPHA = ("probcover", "typiclust", "random")
 SHEET_COLUMNS = 8
 
 
@@ -44,8 +45,16 @@ examples:
     parser.add_argument("-n", "--num", type=int, default=10, help="how many items (default: 10)")
     parser.add_argument("-o", "--output", type=Path, default=Path("suggestions"), help="folder (default: suggestions/)")
     parser.add_argument("--strategy", choices=STRATEGIES, default="auto")
-    parser.add_argument("--num-classes", type=int, default=10, help="classes, where no label tells (default: 10)")
-    parser.add_argument("--alpha", type=float, default=0.99, help="how far labels spread (default: 0.99)")
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        help="classes, also those without a label yet (default: those of the labels, else 10)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        help="how far labels spread; default: 0.98 for coverage, 0.99 for margin, entropy and vopt",
+    )
     parser.add_argument("--seed", type=int, default=0)
     from lspread.cli.items import add_graph_options, graph_of, read_labels, sheet_picture
 
@@ -53,6 +62,8 @@ examples:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     options = parser.parse_args(argv)
 
+    if options.alpha is not None and options.strategy in _WITHOUT_ALPHA:
+        parser.error(f"--alpha is for strategies that spread labels; {options.strategy} does not.")
     table = options.output / "suggestions.csv"
     _check_unfilled(table)
 
@@ -64,10 +75,11 @@ examples:
 
     items = EmbeddedItems.load(options.embeddings)
     label, names = read_labels(items, options.labels)
-    names = names or [f"class {c}" for c in range(options.num_classes)]
+    num_classes = max(len(names), options.num_classes or (0 if names else 10))
+    names = names + [f"class {c}" for c in range(len(names), num_classes)]
     z = items.embedding if (options.metric or items.metric) == "euclidean" else _unit(items.embedding)
-    pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), alpha=options.alpha)
-    found = _strategies(options.seed)[options.strategy](pool, options.num)
+    pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), alpha=_alpha(options, 0.99))
+    found = _strategy(options)(pool, options.num)
     rows = found.index.tolist()
     reasons = found.name_classes(names)
     column = "file" if items.kind == "image" else "item"
@@ -120,17 +132,22 @@ def _unit(z: "Tensor") -> "Tensor":
     return normalize(z, dim=1)
 
 
-def _strategies(seed: int) -> "dict[str, Acquisition]":
+def _alpha(options: argparse.Namespace, default: float) -> float:
+    return default if options.alpha is None else float(options.alpha)
+
+
+def _strategy(options: argparse.Namespace) -> "Acquisition":
     from lspread.active import Auto, Coverage, Entropy, Margin, ProbCover, Random, TypiClust, VOptimality
 
+    seed = options.seed
     make: dict[str, Callable[[], Acquisition]] = {
-        "auto": lambda: Auto(seed=seed),
-        "coverage": lambda: Coverage(seed=seed),
+        "auto": lambda: Auto(seed=seed, alpha=_alpha(options, 0.98)),
+        "coverage": lambda: Coverage(seed=seed, alpha=_alpha(options, 0.98)),
         "probcover": lambda: ProbCover(seed=seed),
         "typiclust": lambda: TypiClust(seed=seed),
-        "vopt": lambda: VOptimality(seed=seed),
+        "vopt": lambda: VOptimality(seed=seed, alpha=_alpha(options, 0.99)),
         "margin": Margin,
         "entropy": Entropy,
         "random": lambda: Random(seed),
     }
-    return {name: one() for name, one in make.items()}
+    return make[options.strategy]()

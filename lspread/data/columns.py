@@ -101,10 +101,19 @@ class Columns:
         names = list(items)
         return next((name for name, cells in self.cells.items() if [cell.strip() for cell in cells] == names), None)
 
-    def are_named(self, items: Sequence[str]) -> bool:
-        """Whether these are the rows' names: a column holds them, or the rows are counted."""
-        counted = [str(row) for row in range(1, len(self) + 1)]
-        return list(items) == counted or self.column_of(items) is not None
+    def are_named(self, items: Sequence[str], fingerprint: str | None = None) -> bool:
+        """Whether these are the rows' names: a column holds them, or the rows are counted.
+
+        Rows that are counted must be those of `fingerprint` as well, in their order; None takes any.
+        """
+        if list(items) == [str(row) for row in range(1, len(self) + 1)]:
+            return fingerprint in (None, self.fingerprint())
+        return self.column_of(items) is not None
+
+    def fingerprint(self) -> str:
+        """Return a hash of all cells and their order but those of `label`, which is filled in later."""
+        used = sorted(name for name in self.cells if name != "label")
+        return _fingerprint([[name, *(cell.strip() for cell in self.cells[name])] for name in used], None)
 
     def features(
         self,

@@ -32,6 +32,7 @@ class EmbeddedItems:
         root: Folder of the images, or the file of the rows.
         metric: By which distance the embeddings were made to be compared.
         made_by: What made them, for people and reports.
+        rows: `Columns.fingerprint` of the file of the rows, as it was; None for images, or where it is not known.
     """
 
     embedding: Tensor
@@ -40,6 +41,7 @@ class EmbeddedItems:
     root: str
     metric: Metric = "cosine"
     made_by: dict[str, str] = field(default_factory=dict)
+    rows: str | None = None
 
     def __post_init__(self) -> None:
         check_embeddings(self.embedding)
@@ -109,10 +111,10 @@ class EmbeddedItems:
             return read_labels_csv(path, None)
         columns = read_columns(path)
         columns.require("label")
-        if not columns.are_named(self.items):
+        if not columns.are_named(self.items, self.rows):
             raise DataError(
-                f"{path} no longer holds the {len(self.items)} rows that were embedded. Embed it again, or name their "
-                "labels in a file of its own, with the columns `item` and `label`."
+                f"{path} no longer holds the {len(self.items)} rows that were embedded, in their order. Embed it "
+                "again, or name their labels in a file of its own, with the columns `item` and `label`."
             )
         return label_table_of(columns, self.items, "label")
 

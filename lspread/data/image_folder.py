@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".g
 DEFAULT_CSV = "labels.csv"
 _PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SHOWN = 8
+_OWN_PICTURES = {"thumbnails": "results.json", "suggestions.png": "suggestions.csv", "audit.png": "audit.csv"}
+"""What lspread itself draws, a folder or a file, and what lies beside it where that is so."""
 
 
 class ImageFolder(FewLabelData):
@@ -38,7 +40,7 @@ class ImageFolder(FewLabelData):
     Grey files of more than 8 bits (PNG and TIFF of 16 bits) keep all of them; `window` says what is black and white.
 
     Args:
-        root: The folder; nested folders are searched, hidden files are not.
+        root: The folder; nested folders are searched, hidden files and the pictures of runs are not.
         labels_csv: Label file, relative to `root` or, where there is none, to the working folder ("./labels.csv" is
             sought there first); null for one subfolder per class; "auto" for labels.csv in `root` or, where there is
             none, one subfolder per class.
@@ -301,7 +303,8 @@ class ImageFolder(FewLabelData):
 def find_images(root: Path) -> list[str]:
     """Return the paths of all images below `root`, relative to it, with forward slashes, sorted.
 
-    Files and folders whose name starts with a dot are left out; linked folders are followed once.
+    Files and folders whose name starts with a dot are left out, and so are the pictures that runs, `lspread suggest`
+    and `lspread audit` leave; linked folders are followed once.
     """
     return sorted(_walk(root))
 
@@ -314,9 +317,10 @@ def _walk(root: Path) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        own = {name for name, beside in _OWN_PICTURES.items() if beside in files}
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in own]
         for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".") and name not in own:
                 yield (Path(folder) / name).relative_to(root).as_posix()
 
 

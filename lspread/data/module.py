@@ -1,8 +1,10 @@
 """The Lightning data module that all few-label datasets share."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -60,6 +62,8 @@ class FewLabelData(LightningDataModule):
             name says all.
         features_fingerprint: A hash of what the features of the items were fitted to, such as words and scales: a
             network fits features of the same hash only. None where nothing was fitted.
+        has_names: Whether names tell the items apart from those of other data of the same name; False where they are
+            only counted.
         row_encoder: What makes features of rows that come later; None where items are no rows.
         window: Which values of image files with more than 8 bits are 0 and 1, see `decode_image`.
         gpu_share: Images in memory are trained on from the GPU's own, where they take at most this share of what is
@@ -87,6 +91,7 @@ class FewLabelData(LightningDataModule):
     kind: ItemKind = "image"
     excerpts: list[str] | None = None
     features_fingerprint: str | None = None
+    has_names: bool = True
     row_encoder: RowEncoder | None = None
     window: Window = "full"
     gpu_share: float = 0.25
@@ -227,6 +232,15 @@ class FewLabelData(LightningDataModule):
     def items(self) -> list[str]:
         """Name of each item."""
         return self._ready(self._items).names
+
+    @cached_property
+    def item_keys(self) -> Tensor:
+        """(n,) int64: a hash of each item's name, by which checkpoints know it."""
+        names = self.items
+        digests = b"".join(
+            hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names
+        )
+        return torch.frombuffer(bytearray(digests), dtype=torch.int64)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

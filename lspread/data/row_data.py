@@ -90,6 +90,7 @@ class RowData(VectorData):
         rows, given = table.match(items, columns.path, names)
         label[rows] = given
 
+        group = None if group_column is None else _groups(columns, group_column)
         test = torch.empty(0, dtype=torch.int64)
         if test_csv is not None:
             new = read_columns(test_csv)
@@ -100,9 +101,9 @@ class RowData(VectorData):
             else:
                 new_label = torch.full((len(new),), UNLABELED)
             columns = columns.append(new, optional=[label_column, *leave_out])
+            group = None if group is None else group + _groups(new, str(group_column))
             items, label = items + new_items, torch.cat([label, new_label])
 
-        group = None if group_column is None else _groups(columns, group_column)
         if group is not None:
             # Nothing is judged on a row without a label, so it may be of a group that training knows.
             known = set(group[: len(group) - len(test)])

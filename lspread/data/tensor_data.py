@@ -73,6 +73,7 @@ class TensorData(FewLabelData):
         self._source = images
         self._label = label
         self._names = [f"item-{i}" for i in range(len(images))] if names is None else list(names)
+        self.has_names = names is not None
         self._val, self._test = val, test
 
     def load_items(self) -> Items:

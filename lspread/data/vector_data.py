@@ -118,6 +118,7 @@ class VectorData(FewLabelData):
         self.kind = kind
         self._rows, self._label, self._group = rows, label, group
         self._names = [f"item-{i}" for i in range(len(rows))] if names is None else list(names)
+        self.has_names = names is not None
         self._val, self._test = val, test
 
     def load_items(self) -> Items:

@@ -27,8 +27,9 @@ class LabelSpreadingClassifier(GraphClassifier):
     """Label spreading (Zhou et al. 2004): given labels may be outvoted by their neighbours.
 
     Args:
-        kernel: "knn" (weights follow the local density), "rbf" (exp(-gamma d^2)), "precomputed" (X is the graph), or a
-            function of two X `(n, d)` and `(m, d)` that returns weights `(n, m)`.
+        kernel: "knn" (weights follow the local density), "rbf" (exp(-gamma d^2), of all pairs up to 4,096 rows, else of
+            the 100 nearest, which also are who votes for a new row), "precomputed" (X is the graph), or a function of
+            two X `(n, d)` and `(m, d)` that returns weights `(n, m)`.
         gamma: Of "rbf".
         n_neighbors: Of "knn", the item itself among them; as many fitted items vote for a new one.
         alpha: How much an item listens to its neighbours, in [0, 1): 0 leaves the labels as they are. "rbf" joins

@@ -45,6 +45,8 @@ DENSE_NODES = 4096
 RBF_NEIGHBORS = 100
 SINGLE_NODES = 2048
 """From so many items on, neighbours are searched in float32; the solve is in float64 always."""
+LEAST_SPREAD, MOST_SPREAD = 1e-15, 1e15
+"""Between these, squares are well inside what float32 can hold."""
 ROWS = 1024
 """New items that `predict` compares with all others together ..."""
 MOST_DISTANCES = 1 << 25
@@ -223,7 +225,10 @@ class GraphClassifier(ClassifierMixin, BaseEstimator):
             self._dtype = torch.float32
             if self.metric == "euclidean":
                 # Float32 has no digits to spare for an offset, such as that of seconds since 1970.
-                self._middle = self.X_.mean(0)
+                self._middle = np.median(self.X_, 0)
+            spread = float(np.abs(self.X_ if self._middle is None else self.X_ - self._middle).max())
+            if not LEAST_SPREAD < spread < MOST_SPREAD:
+                self._dtype = torch.float64  # squares of it are no float32
         z = self._as_tensor(self.X_)
         if n == 1:
             none = torch.zeros(2, 0, dtype=torch.int64, device=z.device)

@@ -48,7 +48,16 @@ def read_labels(y: Any, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         raise DataError(f"y must hold one label per row of X, shape ({n},); got {y.shape}.")
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise DataError("Input y contains infinity or a value too large for dtype('float64').")
-    is_given = np.array([_is_label(value) for value in y.tolist()], dtype=bool)
+    values = y.tolist()
+    is_given = np.array([_is_label(value) for value in values], dtype=bool)
+    spelled = [text for text in ("-1", "nan") if any(isinstance(value, str) and value == text for value in values)]
+    if spelled:
+        warnings.warn(
+            f"y holds the text '{spelled[0]}', which is taken as a class. NumPy makes it of a missing label beside "
+            "text; where that is meant, pass a list or an array of dtype object, with None for what has no label.",
+            UserWarning,
+            stacklevel=4,
+        )
     if y.dtype.kind in "if" and set(np.unique(y)) == {-1, 1}:
         warnings.warn(
             "y holds nothing but -1 and 1, so they are taken as two classes and every row as labeled. If -1 was to say "

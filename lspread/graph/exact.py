@@ -1,8 +1,11 @@
 """Exact neighbour search: candidates by one matrix product a tile, measured again by differences, and a proof.
 
 Products round. A row is proved when no row that was left out can be nearer than its k-th neighbour, even if rounding
-was as bad as it can be; the others are searched again in float64.
+was as bad as it can be; the others are searched again in float64. Where rows that lie far from all others take the
+digits even of that, the others are searched without them.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -26,6 +29,8 @@ CACHED_ELEMENTS = 1 << 19
 GROUP, LARGE_GROUP, MANY_COLUMNS = 8, 16, 2048
 """Columns whose minimum is looked at first, larger groups from so many columns on: a full top-k costs more than the
 product."""
+USUAL, FAR = 0.99, 1e4
+"""Rows lie far off that are so many times as far from the middle as this share of all rows."""
 SPARE = 8
 """Candidates kept beyond k and measured again."""
 MAX_UNCHECKED = 8192
@@ -103,8 +108,12 @@ def _search_graphs(z: Tensor, k: int, is_zero: Tensor | None) -> tuple[Tensor, T
         return index, squared
     index, squared, is_proved = _search(z, k, is_zero)
     is_checked = z.device.type == "cpu" or size > MAX_UNCHECKED
-    if is_checked and z.dtype != torch.float64 and not torch.compiler.is_compiling():
-        _search_again(z, index, squared, ~is_proved, is_zero, torch.float64)
+    if is_checked and not torch.compiler.is_compiling():
+        if z.dtype != torch.float64:
+            _search_again(z, index, squared, ~is_proved, is_zero, torch.float64)
+        elif is_zero is None:
+            for graph in (~is_proved).any(1).nonzero().flatten().tolist():  # sync: which rows are left
+                _search_apart(z[graph], index[graph], squared[graph], (~is_proved[graph]).nonzero().flatten())
     return index, squared
 
 
@@ -123,6 +132,34 @@ def _search_again(
             still = torch.zeros_like(is_left[one])
             still[0, rows] = ~is_proved[0]
             _search_again(z[one], index[one], squared[one], still, zeros, torch.float64)
+        elif zeros is None:
+            _search_apart(z[graph].double(), index[graph], squared[graph], rows[~is_proved[0]])
+
+
+def _search_apart(z: Tensor, index: Tensor, squared: Tensor, rows: Tensor) -> None:
+    """Replace the answers of some `rows` of one graph z `(n, d)` where other rows lie far off; else leave them.
+
+    Products with these have no digits left for the others. What is farther from the middle than a row and its k-th
+    neighbour together is no neighbour of it, so most rows are searched without; those far off by differences.
+    """
+    middle = z.median(0).values
+    length = torch.linalg.vector_norm(z - middle, dim=1)
+    limit = FAR * length.kthvalue(math.ceil(USUAL * len(z))).values
+    near = (length <= limit).nonzero().flatten()
+    k = index.shape[-1]
+    if not len(rows) or len(near) == len(z):
+        return
+    reach = length[rows] + 1.01 * squared[rows, -1].sqrt()
+    is_inside = (reach <= limit) & (len(near) > k)
+    inside, others = rows[is_inside], rows[~is_inside]
+    if len(inside):
+        found, distance, _ = _search(z[near][None], k, None, torch.searchsorted(near, inside))
+        index[inside], squared[inside] = near[found[0]], distance[0].to(squared.dtype)
+    for part in others.split(max(1, CPU_TILE_ELEMENTS // len(z))):
+        distance = torch.cdist(z[part], z, compute_mode="donot_use_mm_for_euclid_dist")
+        distance[torch.arange(len(part), device=z.device), part] = torch.inf
+        best, found = distance.topk(k, largest=False)
+        index[part], squared[part] = found, best.square().to(squared.dtype)
 
 
 def _search(z: Tensor, k: int, is_zero: Tensor | None, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

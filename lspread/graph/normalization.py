@@ -52,5 +52,6 @@ def normalize_graph(graph: Graph, *, method: Literal["symmetric", "random_walk"]
         return replace(graph, edge_weight=weight, is_symmetric=False, normalization=method)
     scale = torch.where(has_edges, safe.rsqrt(), torch.zeros_like(safe))
     # `index_select`, because the backward pass of `scale[row]` sorts.
-    weight = graph.edge_weight * scale.index_select(0, row) * scale.index_select(0, column)
+    # The scales are multiplied first, so that both directions of an edge are rounded alike.
+    weight = graph.edge_weight * (scale.index_select(0, row) * scale.index_select(0, column))
     return replace(graph, edge_weight=weight, normalization=method)

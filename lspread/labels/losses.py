@@ -93,8 +93,9 @@ def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float = 0.5)
         )
     num_images = len(first)
     both = torch.cat([first, second])
-    both = normalize(both if both.dtype == torch.float64 else both.float(), dim=1)
-    similarity = both @ both.T / temperature
+    with torch.autocast(both.device.type, enabled=False):
+        both = normalize(both if both.dtype == torch.float64 else both.float(), dim=1)
+        similarity = both @ both.T / temperature
     number = torch.arange(2 * num_images, device=both.device)
     similarity = similarity.masked_fill(number[:, None] == number, -torch.inf)
     return cross_entropy(similarity, (number + num_images) % (2 * num_images))
@@ -168,9 +169,10 @@ def graph_contrastive_loss(
             f"{tuple(first.shape)}, {tuple(second.shape)} and {tuple(probability.shape)}."
         )
     first, second = (view if view.dtype == torch.float64 else view.float() for view in (first, second))
-    similarity = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature
-    joint = probability.detach().to(similarity.dtype)
-    joint = joint @ joint.T
+    with torch.autocast(first.device.type, enabled=False):
+        similarity = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature
+        joint = probability.detach().to(similarity.dtype)
+        joint = joint @ joint.T
     number = torch.arange(len(first), device=first.device)
     graph = torch.where(joint >= threshold, joint, 0).masked_fill(number[:, None] == number, 1)
     return cross_entropy(similarity, graph / graph.sum(1, keepdim=True))

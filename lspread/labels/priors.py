@@ -121,8 +121,9 @@ def mean_shift(scores: Tensor, *, ptr: Tensor | None = None) -> Tensor:
     """
     is_reached = (scores.detach() != 0).any(1, keepdim=True)
     ptr = one_graph(scores) if ptr is None else ptr
-    count = sum_graph(is_reached.to(scores.dtype), ptr)
-    mean = sum_graph(scores, ptr) / count.clamp(min=1)
+    wide = torch.promote_types(scores.dtype, torch.float32)  # sums of many rows need more than half precision
+    count = sum_graph(is_reached.to(wide), ptr)
+    mean = (sum_graph(scores.to(wide), ptr) / count.clamp(min=1)).to(scores.dtype)
     return torch.where(is_reached, scores - mean[graph_of_node(ptr, len(scores))], 0)
 
 

@@ -92,9 +92,10 @@ def pseudo_labels(
     best = torch.where(is_given, label, probability.argmax(1))
     one_hot = best[:, None] == torch.arange(num_classes, device=best.device)
     weight = torch.where(is_given, 1.0, certainty(probability) * is_reached)
-    count = (one_hot & is_reached[:, None]).sum(0).to(probability.dtype)
+    # Counted apart from the scores' dtype: half precision knows no 65,520, and adds no one to 2,048.
+    count = (one_hot & is_reached[:, None]).sum(0).to(torch.promote_types(probability.dtype, torch.float32))
     average = count.mean().clamp(min=1)
-    class_weight = average / torch.maximum(count, balance_floor * average)
+    class_weight = (average / torch.maximum(count, balance_floor * average)).to(probability.dtype)
     return PseudoLabels(
         label=best,
         weight=weight.to(probability.dtype),

@@ -211,6 +211,9 @@ def propagate_labels(
 
     solver = Reordering(solver) if pays_to_reorder(graph, targets.shape[1]) else solver
     with torch.autocast(graph.device.type, enabled=False):
+        # Loops stand on both sides of every equation; left in, large ones would take the digits of the others.
+        source, target = graph.edge_index
+        graph = replace(graph, edge_weight=torch.where(source == target, 0, graph.edge_weight))
         layout, total = layout_of(graph), degree(graph)
         is_reached = _reached(graph, is_given)
         # Where no label arrives F is zero; held there, the matrix is regular for every solver.

@@ -258,7 +258,7 @@ class FewLabelClassifier(LightningModule):
             raise ConfigError(f"num_classes={self.num_classes}, but the data has {data.num_classes} classes.")
         self.given_label = data.given_label
         self.in_batch.start(data.split.pool)
-        if self.curriculum is not None:
+        if self.curriculum is not None and stage == "fit":
             self.curriculum.start(len(self.given_label), len(data.split.pool))
         self._is_judged = {part: data.evaluator.has_truth(getattr(data.split, part)) for part in ("val", "test")}
         if stage == "fit":
@@ -287,7 +287,7 @@ class FewLabelClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the moments of the images and the time of the warm-up; refuse other data than that of the checkpoint."""
         if self._trainer is not None:
-            check_trained_on(checkpoint, self.data)
+            check_trained_on(checkpoint, self.data, is_judged=self.trainer.state.fn != "predict")
         if checkpoint.get("image_moments") is not None:
             self.set_moments(*checkpoint["image_moments"])
         self._warmup_seconds = checkpoint.get("warmup_seconds")

@@ -76,7 +76,7 @@ def run_outcome(
     start = time.perf_counter()
     with trainer.precision_plugin.forward_context():
         z = embed(model.backbone, data.predict_dataloader(), preprocess=model.normalize)
-    if not model.is_head_trained:
+    if model.is_head_trained is False:
         _fit_head(model, z[data.split.pool.to(z.device)], data)
     with torch.no_grad():
         probability = torch.cat([model.head(part).float().softmax(1).cpu() for part in z.split(65536)])

@@ -51,38 +51,39 @@ def configure_adamw(
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
     num_rest = num_steps - num_warmup
 
-    def factor(step: int) -> float:
+    def rate(step: int) -> float:
         if step < num_warmup:
-            return warmup_lr / lr * _climb_and_fall(step, num_warmup)
+            return warmup_lr * _climb_and_fall(step, num_warmup)
         gone = time_share()
         if math.isfinite(num_rest) and step - num_warmup >= gone * num_rest:
-            return _climb_and_fall(step - num_warmup, int(num_rest))
-        return _climb_and_fall(int(gone * FINE), FINE)
+            return lr * _climb_and_fall(step - num_warmup, int(num_rest))
+        return lr * _climb_and_fall(int(gone * FINE), FINE)
 
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": _Schedule(optimizer, factor), "interval": "step"},
+        "lr_scheduler": {"scheduler": _Schedule(optimizer, rate), "interval": "step"},
     }
 
 
 class _Schedule(LambdaLR):
     """The schedule of the module's own parameter groups.
 
-    What torch's does otherwise: groups that a callback adds, such as the backbone's when `BackboneFinetuning` frees it,
-    keep the rate that the callback gives them, and a loaded checkpoint brings its step, but not its rates and decay, so
-    that a resumed run obeys what was changed.
+    What torch's does otherwise: `rate` gives rates and no factors, so that those of the warm-up are the same to the
+    last bit whatever the second stage's are; groups that a callback adds, such as the backbone's when
+    `BackboneFinetuning` frees it, keep the rate that the callback gives them; and a loaded checkpoint brings its step,
+    but not its rates and decay, so that a resumed run obeys what was changed.
     """
 
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+    def __init__(self, optimizer: Optimizer, rate: Callable[[int], float]) -> None:
         self._decays = [group["weight_decay"] for group in optimizer.param_groups]
-        super().__init__(optimizer, factor)
+        super().__init__(optimizer, rate)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group."""
         return self._own_rates() + [group["lr"] for group in self.optimizer.param_groups[len(self._decays) :]]
 
     def _own_rates(self) -> list[float | Tensor]:
-        return [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        return [rate(self.last_epoch) for rate in self.lr_lambdas]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the step; Lightning has loaded the optimizer before."""

@@ -138,6 +138,7 @@ def hash_warm_up(settings: Mapping[str, Any], module: FewLabelClassifier, data: 
     digest = hashlib.blake2b(digest_size=16)
     packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
     told = [settings, packages, data.batch_size, data.images.fingerprint(data.split.pool), len(data.split.val) > 0]
+    told.append(data.features_fingerprint)  # a checkpoint refuses others, even where the features are the same
     digest.update(json.dumps(told, sort_keys=True).encode())
     for path in sorted(Path(__file__).resolve().parents[1].rglob("*.py")):  # a version does not tell an edited checkout
         digest.update(path.read_bytes())

@@ -103,7 +103,10 @@ class EmbeddingBank(nn.Module):
         old = self.embedding[index]
         # What was never written has no past to keep.
         kept = self.momentum * (self.written[index] != NEVER).to(old.dtype).unsqueeze(1)
-        self.embedding[index] = torch.lerp(z.to(old.dtype), old, kept)
+        z = z.to(old.dtype)
+        # Infinity times no share is NaN, so what counts for nothing, or is no number, is left out.
+        is_kept = (kept > 0) & old.isfinite().all(1, keepdim=True)
+        self.embedding[index] = torch.where(is_kept, torch.lerp(z, old, kept), z)
         self.step += 1
         self.written[index] = self.step
         if label is not None:

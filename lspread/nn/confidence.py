@@ -1,5 +1,7 @@
 """How sure a prediction must be to be learned from, and how predictions are kept in balance: both follow training."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -11,7 +13,18 @@ from lspread.typing import UNLABELED
 __all__ = ["AdaptiveThreshold", "CurriculumThreshold", "DistributionAlignment", "UsualFairness"]
 
 
-class AdaptiveThreshold(nn.Module):
+class _RunningMeans(nn.Module):
+    """A module whose buffers stay in float32 or wider: in half precision, running means stand still."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_RunningMeans":
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                self._buffers[name] = buffer.to(torch.promote_types(buffer.dtype, torch.float32))
+        return self
+
+
+class AdaptiveThreshold(_RunningMeans):
     """Thresholds per class that rise as the classifier becomes sure, and stay low for classes it rarely predicts.
 
     With moving averages t of the largest probability and p of all probabilities, both starting at 1 / c, the threshold
@@ -95,15 +108,16 @@ class CurriculumThreshold:
                 "CurriculumThreshold counts items: call start(num_items, num_pool) before the first batch."
             )
         self.label = self.label.to(index.device)
-        count = torch.zeros(self.num_classes + 1, dtype=probability.dtype, device=index.device)
-        count = count.index_add(0, self.label - UNLABELED, torch.ones_like(self.label, dtype=count.dtype))[1:]
-        share = count / torch.maximum(count.max(), self._num_pool - count.sum())
+        count = torch.zeros(self.num_classes + 1, dtype=torch.int64, device=index.device)
+        count = count.index_add(0, self.label - UNLABELED, torch.ones_like(self.label))[1:]
+        share = count.to(torch.promote_types(probability.dtype, torch.float32))
+        share = share / torch.maximum(count.max(), self._num_pool - count.sum())
         largest, label = probability.max(1)
         self.label[index] = torch.where(largest > self.threshold, label, self.label[index])
-        return self.threshold * share / (2 - share)
+        return (self.threshold * share / (2 - share)).to(probability.dtype)
 
 
-class DistributionAlignment(nn.Module):
+class DistributionAlignment(_RunningMeans):
     """Scales predictions so that on the average all classes are predicted equally often.
 
     Helps where classes are equally frequent in truth, and hurts where they are not.
@@ -132,7 +146,7 @@ class DistributionAlignment(nn.Module):
         return align_distribution(probability, self.mean.to(probability.dtype))
 
 
-class UsualFairness(nn.Module):
+class UsualFairness(_RunningMeans):
     """How sure predictions of each class usually are, as what `fairness_loss` compares a batch with.
 
     With moving averages p of all probabilities and h of the share of rows predicted as each class, both starting at

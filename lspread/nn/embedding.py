@@ -35,7 +35,7 @@ def embed(
         preprocess: Evaluation transform on the device, such as a normalization. It gets floating point images:
             uint8 ones are scaled to [0, 1] before.
         progress: Show a progress bar on the terminal.
-        dtype: Floating point type of the result; the backbone computes in its own.
+        dtype: Floating point type of the result; the backbone computes in that of its weights.
 
     Returns:
         z (n,d) on `device`: row i is the i-th item. Detached, yet an ordinary tensor that autograd may use, even if
@@ -51,6 +51,7 @@ def embed(
     if not dtype.is_floating_point:
         raise ConfigError(f"embed needs a floating point dtype; got {dtype}.")
     place = _find_device(backbone, device)
+    own = next((weight.dtype for weight in backbone.parameters() if weight.is_floating_point()), None)
     modules = [part for part in (backbone, preprocess) if isinstance(part, nn.Module)]
     rows: list[Tensor] = []
     items: list[Tensor | None] = []
@@ -60,7 +61,7 @@ def embed(
             image, index = _open_batch(batch)
             if index is not None:
                 items.append(_check_order(index, items[-1] if items else None, len(image)))
-            z = backbone(_prepare_image(image, place, preprocess))
+            z = backbone(_prepare_image(image, place, preprocess, own))
             _check_embedding(z, len(image), rows)
             rows.append(z.to(dtype))
         if not rows:
@@ -147,12 +148,17 @@ def _check_order(index: Any, before: Tensor | None, num_images: int) -> Tensor:
     return index
 
 
-def _prepare_image(image: Tensor, place: torch.device, preprocess: Callable[[Tensor], Tensor] | None) -> Tensor:
+def _prepare_image(
+    image: Tensor, place: torch.device, preprocess: Callable[[Tensor], Tensor] | None, dtype: torch.dtype | None
+) -> Tensor:
+    """Return images on a device, in the dtype of the weights that look at them."""
     image = image.to(place, non_blocking=True)
     if image.dtype == torch.uint8:
         image = image.float().div_(255)
     if preprocess is not None:
         image = preprocess(image)
+    if dtype is not None and not torch.is_autocast_enabled(place.type):
+        image = image.to(dtype)
     return image.contiguous(memory_format=torch.channels_last) if image.ndim == 4 else image
 
 

@@ -153,7 +153,8 @@ class InductiveHead(nn.Module):
             # Half the squared distance up to |x|^2 / 2; near the bank's middle the product loses the fewest digits.
             # In float32 these are still too few for tight clusters far apart; float64 takes less than twice as long.
             wide = bank.dtype if bank.device.type == "mps" else torch.float64  # which MPS does not have
-            middle = bank.mean(0) if len(bank) else bank.sum(0)
+            # A median, since one row far away would draw the mean along, and take the digits of all others.
+            middle = bank.median(0).values if len(bank) else bank.sum(0)
             near = bank.to(wide) - middle
             score = torch.addmm(near.square().sum(1) / 2, x.to(wide) - middle, near.T, alpha=-1)
             candidate = score.topk(min(k + SPARE, len(bank)), largest=False).indices

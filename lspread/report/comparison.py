@@ -12,13 +12,13 @@ def draw_comparison(
     columns: Sequence[str],
     path: Path,
 ) -> Path:
-    """Draw a panel for each column and a dot with its interval for each run, and write a PNG file.
+    """Draw a panel for each column and a dot with its interval for each run, and write a file.
 
     Args:
         names: Of the runs, from top to bottom.
         table: For each run, accuracy in [0, 1] and its interval by column; a missing column stays empty.
         columns: Panels, from left to right.
-        path: The file.
+        path: The file; its name ends in .png, .pdf or .svg.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

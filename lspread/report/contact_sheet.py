@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 __all__ = ["SheetPicture", "draw_contact_sheet"]
 
@@ -57,12 +58,21 @@ def _read(path: Path | None) -> Image.Image | None:
         return None
     try:
         with Image.open(path) as image:
-            picture = image.convert("RGB")
+            picture = _to_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image of more than 8 bits from its darkest to its brightest value; others as they are."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    value = np.asarray(image).astype(np.float64)
+    low, high = value.min(), value.max()
+    return Image.fromarray(np.rint(255 * (value - low) / max(high - low, 1e-9)).astype(np.uint8))
 
 
 def _fit(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

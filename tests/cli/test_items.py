@@ -599,6 +599,9 @@ def test_errors_say_what_to_do(digits, tmp_path, capsys, monkeypatch, arguments,
         ("photos", ["--leave-out", "x"], "--leave-out is for rows of a CSV file, and"),
         ("labels.csv", ["--image-size=8"], "--image-size is for a folder of images, and"),
         ("labels.csv", ["--skip-unreadable"], "--skip-unreadable is for a folder of images, and"),
+        ("photos", ["--weights=none.pth"], "--weights is for a network, which --backbone names, or --run"),
+        ("photos", ["--device=cuda"], "--device is for a network, which --backbone names, or --run"),
+        ("photos", ["--run=r", "--weights=none.pth"], "--weights is for another network than that of --run"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(digits, tmp_path, capsys, source, option, message):
@@ -674,6 +677,8 @@ def test_compare_shows_the_accuracies_of_each_run(finished_run, tmp_path, capsys
     assert [row["validation"] for row in found["runs"]] == [accuracy, accuracy]
     assert main(["compare", str(tmp_path)]) == 1
     assert "results.json" in capsys.readouterr().err
+    assert main(["compare", str(second), "-o", str(tmp_path / "table.csv")]) == 2
+    assert "-o needs a name that ends in .png, .pdf or .svg; got" in capsys.readouterr().err
     results["scores"], results["cross_validation"] = [], []
     (second / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(second)]) == 1
@@ -769,3 +774,34 @@ def test_export_says_what_is_missing(finished_run, tmp_path, capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", str(finished_run), "--to=onnx", "-o", str(tmp_path / "out")]) == 1
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_is_told_before_the_work(digits, tmp_path, capsys, monkeypatch):
+    folder, _, _ = digits
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setattr(spread_module, "_fit", None)  # never reached
+    asked = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path / "taken"]
+    assert main([str(part) for part in asked]) == 1
+    assert f"{tmp_path / 'taken'}: File exists" in capsys.readouterr().err
+
+
+def test_suggest_hears_how_far_labels_spread_and_how_many_classes_there_are(digits, tmp_path, capsys):
+    folder, true, _ = digits
+    asked = ["suggest", folder / "z.safetensors", "-n", "5", "--json", "--seed=3"]
+
+    def items(*more):
+        found = json.loads(call(capsys, *asked, *more, "-o", tmp_path / str(len(list(tmp_path.iterdir())))))
+        return [(one["item"], round(one["score"], 4)) for one in found["suggestions"]]
+
+    for strategy in ("coverage", "auto"):
+        assert items("--strategy", strategy) == items("--strategy", strategy, "--alpha=0.98")
+        assert items("--strategy", strategy) != items("--strategy", strategy, "--alpha=0.5")
+    assert items("--strategy=vopt") != items("--strategy=vopt", "--alpha=0.5")
+    assert main([str(part) for part in [*asked, "--strategy=typiclust", "--alpha=0.5"]]) == 2
+    assert "--alpha is for strategies that spread labels; typiclust does not" in capsys.readouterr().err
+    few = [[file, label] for file, label in true.items() if label in list(dict.fromkeys(true.values()))[:3]][:15]
+    labels = write(tmp_path / "few.csv", ["file", "label"], few)
+    # Fifteen labels are enough for three classes, and few for ten.
+    early, late = items("--labels", labels, "--num-classes=10"), items("--labels", labels)
+    assert early == items("--labels", labels, "--num-classes=10", "--strategy=coverage")
+    assert late == items("--labels", labels, "--strategy=margin")

@@ -106,3 +106,21 @@ def test_short_help_points_to_the_whole(capsys):
     assert "--help-all" in capsys.readouterr().out
     assert main(["fit", "--help-all"]) == 0
     assert "--model.pseudo_weight" in capsys.readouterr().out
+
+
+def test_files_that_cannot_be_written_are_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("LSPREAD_TRACEBACK", raising=False)
+    taken = tmp_path / "taken"
+    taken.write_text("")
+
+    def write(_):
+        (taken / "more").mkdir()
+
+    monkeypatch.setattr(main_module, "_dispatch", write)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == f"lspread: error: {taken / 'more'}: Not a directory.\n"
+    monkeypatch.setattr(main_module, "_dispatch", raise_error(OSError(28, "No space left on device")))
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == "lspread: error: No space left on device.\n"
+    assert main(["fit", "--traceback"]) == 1
+    assert "Traceback" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 
 from lspread.data import EmbeddedItems
+from lspread.data.columns import read_columns
 from lspread.errors import DataError
 from tests.reference import seeded
 
@@ -66,7 +67,9 @@ def test_the_embedded_file_is_a_label_file(tmp_path, named):
         items.read_labels(tmp_path / "other.csv")
     with rows.open("a") as file:
         file.write("\nd,four,food" if named else "\nfour,food")
-    with pytest.raises(DataError, match=r"no longer holds the 3 rows that were embedded\. Embed it again"):
+    with pytest.raises(
+        DataError, match=r"no longer holds the 3 rows that were embedded, in their order\. Embed it again"
+    ):
         items.read_labels(rows)
     rows.write_text("text\none\ntwo\nthree\n")
     with pytest.raises(DataError, match="has no column `label`"):
@@ -79,3 +82,16 @@ def test_labels_find_their_items(tmp_path):
     label, names = items.read_labels(tmp_path / "labels.csv")
     assert names == ["ape", "zebra"]
     assert label.tolist() == [0, -1, 1]
+
+
+def test_counted_rows_have_to_stand_in_their_order(tmp_path):
+    rows = tmp_path / "texts.csv"
+    rows.write_text("text,label\none,\ntwo,\nthree,\n")
+    items = make(items=["1", "2", "3"], kind="text", root=str(rows), rows=read_columns(rows).fingerprint())
+    items.save(tmp_path / "z.safetensors")
+    items = EmbeddedItems.load(tmp_path / "z.safetensors")
+    rows.write_text("text,label\none,food\ntwo,\nthree,arts\n")
+    assert items.read_labels(rows)[0].tolist() == [1, -1, 0]
+    rows.write_text("text,label\nthree,arts\ntwo,\none,food\n")
+    with pytest.raises(DataError, match="no longer holds the 3 rows that were embedded, in their order"):
+        items.read_labels(rows)

@@ -259,3 +259,14 @@ def test_mixed_sizes_and_modes_become_one_shape(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,label\n0.png,x\n1.png,y\n")
     batch = next(iter(ready(tmp_path, image_size=12).predict_dataloader()))
     assert batch["image"].shape == (5, 3, 12, 12)
+
+
+def test_pictures_that_lspread_drew_are_no_data(make_folder: Make) -> None:
+    own = ["runs/one/thumbnails/0.png", "next/suggestions.png", "audit/audit.png"]
+    root = make_folder(["cat/a.png", "dog/b.png", "audit.png", "thumbnails/c.png", *own])
+    for beside in ("runs/one/results.json", "next/suggestions.csv", "audit/audit.csv"):
+        (root / beside).write_text("")
+    # What merely has such a name stays.
+    assert find_images(root) == ["audit.png", "cat/a.png", "dog/b.png", "thumbnails/c.png"]
+    data = ImageFolder(str(root), None, num_labels_per_class=1, image_size=8)
+    assert data.class_names == ["cat", "dog", "thumbnails"]

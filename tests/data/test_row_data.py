@@ -180,6 +180,9 @@ def test_groups_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: the cell `who` is empty\. Every row needs its group"):
         RowData(path, group_column="who")
     path = write(tmp_path / "t.csv", ["who", "x", "label"], [["p", i, "ab"[i % 2]] for i in range(8)])
+    new = write(tmp_path / "new.csv", ["who", "x", "label"], [["q", 3, "a"], ["", 4, "b"]])
+    with pytest.raises(DataError, match=r"new\.csv, line 3: the cell `who` is empty"):
+        RowData(path, group_column="who", test_csv=new)
     with pytest.raises(DataError, match="at least 2 groups to choose from; there are 1"):
         RowData(path, group_column="who", test_fraction=0.2)
     new = write(tmp_path / "new.csv", ["who", "x", "label"], [["p", 3, "a"]])

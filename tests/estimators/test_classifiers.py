@@ -527,3 +527,23 @@ def test_example_of_iris(share):
     ours = LabelSpreadingClassifier(kernel="rbf", alpha=0.2).fit(X, y)
     accuracy = [(model.transduction_ == true)[hidden].mean() for model in (ours, theirs)]
     assert accuracy[0] >= accuracy[1] - 1e-12
+
+
+@pytest.mark.parametrize("change", [None, "far", "tiny"])
+def test_rows_far_off_and_tiny_units_change_nothing_for_the_others(change):
+    X, truth = make_circles(2200, noise=0.02, factor=0.4, random_state=0)
+    y = np.full(2200, -1)
+    y[:40] = truth[:40]
+    if change == "far":
+        X[-1] = 3e11
+    X = X * 1e-27 if change == "tiny" else X
+    found = LabelSpreadingClassifier().fit(X, y).transduction_
+    assert (found == truth)[:-1].mean() > 0.99
+
+
+def test_text_that_numpy_makes_of_missing_labels_is_told():
+    X, y = np.arange(8.0)[:, None], np.array(["a", "b", -1, -1, "a", "b", -1, -1])
+    with pytest.warns(UserWarning, match="y holds the text '-1', which is taken as a class"):
+        assert list(LabelSpreadingClassifier().fit(X, y).classes_) == ["-1", "a", "b"]
+    plain = np.array(["a", "b", -1, -1, "a", "b", -1, None], dtype=object)
+    assert list(LabelSpreadingClassifier().fit(X, plain).classes_) == ["a", "b"]

@@ -276,3 +276,19 @@ def test_largest_embeddings_still_work():
     large = find_neighbors((z * 1e18).float(), 4)
     assert torch.equal(large.index, find_neighbors(z.float(), 4).index)
     assert torch.isfinite(large.distance).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [1e6, 1e11, 1e15])
+def test_rows_far_off_take_no_digits_of_the_others(dtype, far):
+    z = torch.randn(300, 5, generator=seeded(11), dtype=torch.float64)
+    z[7], z[8] = far, -2 * far
+    z = z.to(dtype)
+    found = find_neighbors(z, 6, metric="euclidean")
+    distance = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(
+        torch.inf
+    )
+    expected, index = distance.topk(6, largest=False)
+    torch.testing.assert_close(found.distance.double(), expected, rtol=1e-5, atol=0)
+    rest = torch.arange(300) > 8
+    assert torch.equal(found.index[rest].sort(1).values, index[rest].sort(1).values)

@@ -85,3 +85,9 @@ def test_errors():
         normalize_graph(one_way)
     with pytest.raises(GraphError, match=r"method must be 'symmetric' or 'random_walk'; got 'left'"):
         normalize_graph(graph, method="left")
+
+
+def test_both_directions_of_an_edge_are_rounded_alike():
+    z = torch.randn(300, 4, generator=seeded(0))
+    matrix = normalize_graph(build_graph(z, find_neighbors(z, 8))).to_dense()
+    assert torch.equal(matrix, matrix.T)

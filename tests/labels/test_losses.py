@@ -191,3 +191,20 @@ def test_errors():
         agreement_loss(torch.zeros(3, 2), torch.zeros(3, 2), sharpening=0)
     with pytest.raises(GraphError, match=r"needs two views \(m, d\) and probabilities \(m, c\)"):
         graph_contrastive_loss(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("name", ["contrastive", "graph_contrastive"])
+def test_contrast_is_measured_in_single_precision_under_autocast(name):
+    first, second = torch.randn(2, 64, 16, generator=seeded(7)).unbind()
+    probability = (3 * torch.randn(64, 4, generator=seeded(8))).softmax(1)
+
+    def slope(is_autocast):
+        view = first.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+            if name == "contrastive":
+                loss = contrastive_loss(view, second, temperature=0.2)
+            else:
+                loss = graph_contrastive_loss(view, second, probability)
+        return torch.autograd.grad(loss, view)[0]
+
+    assert torch.equal(slope(True), slope(False))

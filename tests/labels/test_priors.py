@@ -127,3 +127,11 @@ def test_mean_shift_of_almost_constant_scores():
     torch.testing.assert_close(found.sum(1), torch.zeros(40).double(), rtol=0, atol=1e-9)
     assert torch.equal(pseudo_labels(found, label).label, true)
     assert (scores.argmax(1) == true).sum() < 25
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_many_rows_in_half_precision(dtype):
+    scores = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).repeat(100_000, 1)
+    found = mean_shift(scores.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), mean_shift(scores), rtol=0, atol=4e-3)

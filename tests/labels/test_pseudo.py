@@ -162,3 +162,13 @@ def test_errors():
     for floor in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"balance_floor must be greater than 0"):
             pseudo_labels(scores, torch.full((4,), -1), balance_floor=floor)
+
+
+def test_classes_are_counted_in_more_than_half_precision():
+    scores = torch.rand(200_000, 2, generator=seeded(0))
+    label = torch.full((200_000,), -1)
+    label[:2] = torch.tensor([0, 1])
+    expected = pseudo_labels(scores, label).class_weight
+    found = pseudo_labels(scores.half(), label).class_weight
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=0)

@@ -491,3 +491,17 @@ def test_order_of_nodes_inside_does_not_show(monkeypatch, with_guess):
     dense = reference.normalize(graph.to_dense())
     wanted = reference.spread(dense, label_matrix(label, 2, dtype=torch.float64), 0.99)
     torch.testing.assert_close(answers[1][0].detach(), wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loops_take_no_digits_of_propagation(dtype):
+    weight = 1e-4 * (0.5 + torch.rand(40, 40, generator=seeded(3), dtype=torch.float64))
+    weight = (weight + weight.T).fill_diagonal_(0)
+    is_given = torch.zeros(40, dtype=torch.bool)
+    is_given[:2] = True
+    targets = label_matrix(torch.tensor([0, 1] + [-1] * 38), 2, dtype=dtype)
+    expected = propagate_labels(from_dense(weight.to(dtype)), targets, is_given).value
+    with_loops = from_dense((weight + torch.eye(40, dtype=torch.float64)).to(dtype))
+    found = propagate_labels(with_loops, targets, is_given)
+    assert found.status is Status.CONVERGED
+    torch.testing.assert_close(found.value, expected)

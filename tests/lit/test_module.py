@@ -723,3 +723,16 @@ def test_cross_entropy_is_taken_in_float32(make_trainer: Callable[..., Trainer])
     given = model.given_label[batch["labeled"]["index"]]
     exact = cross_entropy(model.head(embeddings(model, batch, "labeled", "pool"))[: len(given)], given)
     torch.testing.assert_close(losses["supervised"], exact, rtol=0.05, atol=0.05)
+
+
+def test_sure_predictions_stay_when_a_run_is_tested_and_goes_on(make_trainer: Callable[..., Trainer]) -> None:
+    options = {"pseudo_weight": 0.0, "confident_weight": 1.0, "threshold": 0.2, "curriculum": True}
+    model, data = make_model(weak=SAME, strong=Darker(), **options), make_data()
+    make_trainer(max_epochs=1).fit(model, datamodule=data)
+    assert model.curriculum is not None
+    kept = model.curriculum.label.clone()
+    trainer = make_trainer()
+    trainer.validate(model, datamodule=data)
+    trainer.predict(model, datamodule=data)
+    assert (kept != UNLABELED).any()
+    assert torch.equal(model.curriculum.label, kept)

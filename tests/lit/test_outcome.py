@@ -1,11 +1,16 @@
-"""The map of a run's embeddings."""
+"""What comes out of a run, and the map of its embeddings."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from sklearn.decomposition import PCA
 
-from lspread.lit.outcome import FEW_AXES, draw_map
+from lspread.lit.outcome import FEW_AXES, draw_map, run_outcome
+
+from .conftest import make_data, make_model
 
 
 @pytest.mark.parametrize(("n", "d"), [(700, 20), (3, 900), (40, 900), (FEW_AXES + 60, FEW_AXES + 200)])
@@ -37,3 +42,15 @@ def test_embeddings_that_are_all_equal_lie_in_one_place():
     found = draw_map(z, torch.zeros(600).long(), torch.ones(600), torch.zeros(600).bool(), torch.arange(600), seed=0)
     assert set(found["x"]) == {0.0}
     assert found["explained"] == pytest.approx(1.0)  # the mean of equal rows is rounded, each time otherwise
+
+
+@pytest.mark.parametrize(("known", "is_kept"), [(True, True), (None, True), (False, False)])
+def test_only_a_head_that_was_surely_never_trained_is_replaced(
+    known: bool | None, is_kept: bool, make_trainer: Callable[..., Trainer]
+) -> None:
+    model, data, trainer = make_model(pseudo_weight=0.0), make_data(), make_trainer(max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    before = model.head.weight.detach().clone()
+    model.is_head_trained = known  # None: a checkpoint from before this was kept
+    run_outcome(trainer, model, data, None)
+    assert torch.equal(model.head.weight, before) == is_kept

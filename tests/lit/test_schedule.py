@@ -106,3 +106,18 @@ def test_a_loaded_checkpoint_does_not_bring_back_its_rates() -> None:
         for group, expected in zip(new["optimizer"].param_groups, whole["optimizer"].param_groups, strict=True):
             for name in ("lr", "initial_lr", "weight_decay"):
                 assert group[name] == expected[name], name
+
+
+@pytest.mark.parametrize("warmup_lr", [0.003, 0.1])
+def test_the_rates_of_a_warm_up_are_its_own_to_the_last_bit(warmup_lr: float) -> None:
+    def warm(lr: float) -> list[float]:
+        options = {"lr": lr, "warmup_lr": warmup_lr, "weight_decay": 0.0, "num_steps": 400, "num_warmup": 300}
+        found: Any = configure_adamw(nn.Linear(2, 2).parameters(), **options, time_share=lambda: 0.0)
+        taken = []
+        for _ in range(300):
+            taken.append(found["optimizer"].param_groups[0]["lr"])
+            found["optimizer"].step()
+            found["lr_scheduler"]["scheduler"].step()
+        return taken
+
+    assert warm(0.001) == warm(0.0015) == warm(0.004)

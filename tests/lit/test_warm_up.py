@@ -64,3 +64,12 @@ def test_the_key_is_that_of_images_network_and_settings() -> None:
 def test_it_wants_a_module_that_warms_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="WarmUpCache works with FewLabelClassifier; got LightningModule"):
         WarmUpCache(tmp_path, "0" * 32).on_train_epoch_end(Trainer.__new__(Trainer), LightningModule())
+
+
+def test_the_key_knows_what_features_were_fitted_to() -> None:
+    keys = []
+    for fingerprint in (None, "a", "b"):
+        data = make_data()
+        data.features_fingerprint = fingerprint
+        keys.append(key(make_model(), data))
+    assert len(set(keys)) == 3  # the checkpoint of one would be refused by the others

@@ -239,3 +239,13 @@ def test_errors():
         layer(layer.build_graph(z), label, anchors=bank.sample(5))
     with pytest.raises(GraphError, match=r"anchors join embeddings.*got them with batch"):
         layer(z, label, torch.zeros(12, dtype=torch.int64), anchors=bank.sample(5))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_row_that_was_no_number_heals_with_its_next_update(momentum):
+    bank = EmbeddingBank(label_matrix(torch.tensor([0, 1, -1]), 2), 2, momentum=momentum)
+    rows = torch.tensor([0, 1])
+    bank.update(rows, torch.tensor([[torch.inf, 1.0], [2.0, 4.0]]))
+    bank.update(rows, torch.tensor([[3.0, 1.0], [4.0, 8.0]]))
+    kept = momentum * torch.tensor([2.0, 4.0]) + (1 - momentum) * torch.tensor([4.0, 8.0])
+    assert torch.equal(bank.embedding[:2], torch.stack([torch.tensor([3.0, 1.0]), kept]))

@@ -118,3 +118,24 @@ def test_state_is_saved_and_half_precision_is_taken(layer):
 def test_refuses(layer, options):
     with pytest.raises(ConfigError, match="num_classes must be 2 or more and momentum"):
         layer(**options)
+
+
+@pytest.mark.parametrize("layer", [AdaptiveThreshold, DistributionAlignment, UsualFairness])
+def test_running_means_go_on_in_half_precision(layer):
+    whole, half = layer(3), layer(3).to(torch.bfloat16)
+    for _ in range(2000):
+        for batch in batches(1):
+            whole(batch.float())
+            half(batch.to(torch.bfloat16))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(half.state_dict()[name], value, rtol=0.02, atol=0)
+    assert not torch.equal(whole.state_dict()[name], layer(3).state_dict()[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_curriculum_threshold_counts_in_whole_numbers(dtype):
+    layer = CurriculumThreshold(2)
+    layer.start(100_000, 100_000)
+    layer.label[:60_000], layer.label[60_000:90_000] = 0, 1
+    found = layer(torch.full((1, 2), 0.5, dtype=dtype), torch.tensor([0]))
+    torch.testing.assert_close(found.float(), torch.tensor([0.95, 0.95 / 3]), rtol=0.01, atol=0)

@@ -263,3 +263,12 @@ class TestProgress:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_come_in_the_dtype_of_the_weights(dtype):
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).to(dtype)
+    image = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
+    z = embed(backbone, [image])
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, backbone(image.to(dtype) / 255).float(), rtol=2e-2, atol=2e-3)

@@ -268,3 +268,14 @@ def test_vectors_of_length_zero_have_no_direction(weight):
     probability, distance = head.vote(torch.zeros(1, 8))
     assert probability.tolist() == [[0.5, 0.5]]
     assert distance.item() == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("far", [1e11, 1e18])
+def test_a_row_far_off_takes_no_digits_of_the_others(far):
+    bank = torch.randn(200, 4, generator=seeded(21))
+    x = torch.randn(30, 4, generator=seeded(22))
+    probability = torch.rand(200, 3, generator=seeded(23))
+    expected = InductiveHead(bank, probability, k=5, metric="euclidean", weight="uniform")(x)
+    bank, probability = torch.cat([bank, torch.full((1, 4), far)]), torch.cat([probability, torch.ones(1, 3)])
+    found = InductiveHead(bank, probability, k=5, metric="euclidean", weight="uniform")(x)
+    torch.testing.assert_close(found, expected)

@@ -33,3 +33,19 @@ def test_pictures_stand_in_their_places(tmp_path):
     text = sheet[8 + 128 : height, : 8 + 128]
     assert (text < 100).any()
     assert (sheet[8 + 128 : height, 8 + 129 : 8 + 136] == 255).all()
+
+
+def test_scans_and_turned_photos_look_as_they_are(tmp_path):
+    scan = np.zeros((64, 64), dtype=np.uint16) + 300
+    scan[:, 32:] = 4095
+    Image.fromarray(scan).save(tmp_path / "scan.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    Image.new("RGB", (40, 20), (200, 30, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    rows = [[SheetPicture(tmp_path / "scan.png", ()), SheetPicture(tmp_path / "photo.jpg", ())]]
+    sheet = np.asarray(Image.open(draw_contact_sheet(rows, tmp_path / "sheet.png")))
+    assert tuple(sheet[72, 8 + 20]) == (0, 0, 0)
+    assert tuple(sheet[72, 8 + 108]) == (255, 255, 255)
+    upright = (sheet[8 : 8 + 128, 8 + 136 : 8 + 136 + 128] < 250).any(2)
+    assert upright.any(1).sum() == 128
+    assert upright.any(0).sum() == 64
