@@ -47,7 +47,11 @@ class Evaluator:
 
     def num_known(self, index: Tensor) -> int:
         """Count the rows of `index` (m,) whose true class is known."""
-        return int((self.label(index) != UNLABELED).sum())  # sync: only when index is on another device
+        return int(self.is_known(index).sum())  # sync: only when index is on another device
+
+    def is_known(self, index: Tensor) -> Tensor:
+        """Return of which of the rows `index` (m,) the true class is known, (m,) bool."""
+        return self.label(index) != UNLABELED
 
     def label(self, index: Tensor) -> Tensor:
         """Return the true classes (m,) int64 of the rows `index` (m,), on their device; `UNLABELED` where unknown."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from lspread.data import FewLabelData, FewLabelSplit
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import DataError
-from lspread.typing import UNLABELED
 
 __all__ = ["check_trained_on", "describe_data"]
 
@@ -97,11 +96,10 @@ def _check_probe(checkpoint: Mapping[str, Any], data: FewLabelData, then: Tensor
 def _check_not_judged(checkpoint: Mapping[str, Any], data: FewLabelData, then: Tensor, now: Tensor) -> None:
     """Refuse to judge the weights on items that they learned from."""
     part_then, part_now = checkpoint["item_part"][then], _parts(data.split, len(data.items))[now]
-    is_known = data.evaluator.label(now) != UNLABELED
     labeled, unlabeled, val = (PARTS.index(name) for name in ("labeled", "unlabeled", "val"))
     is_seen = (part_then <= unlabeled) & (part_now >= val)
     is_told = (part_then == labeled) & (part_now == unlabeled)
-    judged = now[is_known & (is_seen | is_told)]
+    judged = now[data.evaluator.is_known(now) & (is_seen | is_told)]
     if len(judged):
         raise DataError(
             f"{len(judged):,} items of {data.name} that this run was trained on would be judged as if it had never "
