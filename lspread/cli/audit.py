@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lspread.cli.items import LABELS_HELP
+from lspread.cli.items import LABELS_HELP, check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ def run(command: str, argv: list[str]) -> int:
     add_graph_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     options = parser.parse_args(argv)
+    check_folder(options.output)
 
     from lspread.active import audit_labels
     from lspread.data import EmbeddedItems

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lspread.cli.items import check_folder
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ examples:
         raise ConfigError("--head graph is for networks; label-studio gets the answers in the run's predictions.csv.")
     if options.output.resolve() == options.run.resolve():
         raise ConfigError(f"-o {options.output} is the run itself; choose another folder.")
+    check_folder(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.to == "label-studio":
         path, note = _label_studio(options.run, options.output, options.url_prefix)

@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from lspread.graph import Graph
     from lspread.report import SheetPicture
 
-__all__ = ["LABELS_HELP", "add_graph_options", "graph_of", "read_labels", "sheet_picture", "texts_of"]
+__all__ = ["LABELS_HELP", "add_graph_options", "check_folder", "graph_of", "read_labels", "sheet_picture", "texts_of"]
 
 LABELS_HELP = "CSV file with the columns file (or item) and label; or the embedded CSV file itself, if it has labels"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ConfigError`, before any work, where a folder to write to is a file."""
+    place = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"-o {folder} is to be a folder, but {place} is a file; choose another name.")
 
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:

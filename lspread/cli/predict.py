@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lspread.cli.items import check_folder
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ def _predict(options: argparse.Namespace) -> int:
     has_graph = options.head == "graph" or (options.run / GRAPH_HEAD_FILE).is_file()
     graph = load_graph_head(options.run) if has_graph else None
     new = open_new_items(options.source, options.run, model, options.id)
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that none is lost where that cannot be
     answers = _ask(new, model, graph, options)
     for path, reason in answers.unreadable:
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
@@ -154,11 +154,12 @@ def _choose_folder(options: argparse.Namespace, source: Path) -> Path:
     """Return the folder to write.
 
     Raises:
-        ConfigError: It is the run itself, or holds a predictions.csv that was not made from `source`.
+        ConfigError: It is a file or the run itself, or holds a predictions.csv that was not made from `source`.
     """
     name = source.stem if source.is_file() else source.name
     default = f"predictions-{name}{'-graph' if options.head == 'graph' else ''}"
     folder: Path = options.output or options.run / default
+    check_folder(folder)
     if folder.resolve() == options.run.resolve():
         raise ConfigError(f"-o {folder} is the run itself; choose another folder.")
     note = folder / SOURCE_FILE
@@ -215,6 +216,7 @@ def _answer(
 
 
 def _write_table(folder: Path, new: "NewItems", answers: _Answers, head: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "predictions.csv"
     far = ["yes" if is_far else "no" for is_far in answers.far] or [""] * len(answers.name)
     # A file name may carry bytes that are no UTF-8; the escape keeps them readable back.

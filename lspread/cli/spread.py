@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lspread.cli.items import LABELS_HELP
+from lspread.cli.items import LABELS_HELP, check_folder
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(command: str, argv: list[str]) -> int:
             "be replaced; choose another folder."
         )
 
-    options.output.mkdir(parents=True, exist_ok=True)  # before the work, so that none is lost where that cannot be
+    check_folder(options.output)
 
     import torch
 
@@ -100,6 +100,7 @@ def run(command: str, argv: list[str]) -> int:
     reliability = None if len(hidden[0]) < LEAST_SURE else reliability_table("given", *hidden)
     seconds["baselines"] = time.perf_counter() - start
     threshold = None if target is None else _threshold(*hidden, target)
+    options.output.mkdir(parents=True, exist_ok=True)
     written = _write_predictions(items, names, predicted, confidence, is_given, model, threshold, options.output)
     noun = "rows" if items.kind == "table" else f"{items.kind}s"
     title = f"{Path(items.root).name}: {len(label):,} {noun} from {int(is_given.sum()):,} labels"

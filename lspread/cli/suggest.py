@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lspread.cli.items import LABELS_HELP
+from lspread.cli.items import LABELS_HELP, check_folder
 from lspread.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ examples:
     add_graph_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     options = parser.parse_args(argv)
+    check_folder(options.output)
 
     if options.alpha is not None and options.strategy in _WITHOUT_ALPHA:
         parser.error(f"--alpha is for strategies that spread labels; {options.strategy} does not.")

@@ -56,6 +56,7 @@ class InductiveHead(nn.Module):
     embedding: Tensor
     probability: Tensor
     width: Tensor
+    middle: Tensor
 
     def __init__(
         self,
@@ -88,6 +89,8 @@ class InductiveHead(nn.Module):
         self.register_buffer("embedding", bank)
         self.register_buffer("probability", probability[has_vote])
         self.register_buffer("width", self._widths(bank))
+        # Known from the bank, so no file holds it.
+        self.register_buffer("middle", _middle(bank), persistent=False)
 
     def _prepare(self, z: Tensor) -> Tensor:
         return normalize(z, dim=1) if self.metric == "cosine" else z
@@ -153,10 +156,8 @@ class InductiveHead(nn.Module):
             # Half the squared distance up to |x|^2 / 2; near the bank's middle the product loses the fewest digits.
             # In float32 these are still too few for tight clusters far apart; float64 takes less than twice as long.
             wide = bank.dtype if bank.device.type == "mps" else torch.float64  # which MPS does not have
-            # A median, since one row far away would draw the mean along, and take the digits of all others.
-            middle = bank.median(0).values if len(bank) else bank.sum(0)
-            near = bank.to(wide) - middle
-            score = torch.addmm(near.square().sum(1) / 2, x.to(wide) - middle, near.T, alpha=-1)
+            near = bank.to(wide) - self.middle
+            score = torch.addmm(near.square().sum(1) / 2, x.to(wide) - self.middle, near.T, alpha=-1)
             candidate = score.topk(min(k + SPARE, len(bank)), largest=False).indices
             measured = (x[:, None] - bank[candidate]).square().sum(2)
             index = candidate.gather(1, measured.topk(k, largest=False).indices)
@@ -183,6 +184,7 @@ class InductiveHead(nn.Module):
             if isinstance(saved, Tensor) and saved.shape[1:] == own.shape[1:]:
                 setattr(self, name, own.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.middle = _middle(self.embedding)
 
     def extra_repr(self) -> str:
         """Return what `print(head)` shows."""
@@ -191,3 +193,8 @@ class InductiveHead(nn.Module):
             f"bank=({rows}, {width}), num_classes={self.probability.shape[1]}, k={self.k}, weight={self.weight!r}, "
             f"bandwidth={self.bandwidth:g}, metric={self.metric!r}"
         )
+
+
+def _middle(bank: Tensor) -> Tensor:
+    """Return the median of each number `(d,)`: one row far off would draw a mean along, and take the digits of all."""
+    return bank.median(0).values if len(bank) else bank.sum(0)

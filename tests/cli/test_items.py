@@ -780,9 +780,12 @@ def test_output_that_cannot_be_is_told_before_the_work(digits, tmp_path, capsys,
     folder, _, _ = digits
     (tmp_path / "taken").write_text("")
     monkeypatch.setattr(spread_module, "_fit", None)  # never reached
-    asked = ["spread", folder / "z.safetensors", "--labels", folder / "labels.csv", "-o", tmp_path / "taken"]
-    assert main([str(part) for part in asked]) == 1
-    assert f"{tmp_path / 'taken'}: File exists" in capsys.readouterr().err
+    z, labels = folder / "z.safetensors", folder / "labels.csv"
+    for asked in (["spread", z, "--labels", labels], ["suggest", z], ["audit", z, "--labels", labels]):
+        for output in (tmp_path / "taken", tmp_path / "taken" / "more"):
+            assert main([str(part) for part in [*asked, "-o", output]]) == 1
+            message = f"-o {output} is to be a folder, but {tmp_path / 'taken'} is a file; choose another name"
+            assert message in capsys.readouterr().err
 
 
 def test_suggest_hears_how_far_labels_spread_and_how_many_classes_there_are(digits, tmp_path, capsys):
