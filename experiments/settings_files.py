@@ -6,7 +6,7 @@ kept in a small JSON and not run again; an unfinished one goes on where it was. 
 starts from the warm-up that label_efficiency.py keeps in its folder: the same settings, trained maybe elsewhere.
 
     python experiments/settings_files.py                                     # some hours on two cores
-    python experiments/settings_files.py --configs fashion_mnist_10min       # 25 minutes
+    python experiments/settings_files.py --configs fashion_mnist_10min       # 25 minutes with bfloat16 tiles
     python experiments/settings_files.py --show
 """
 
