@@ -1,4 +1,4 @@
-"""What `suggest`, `audit` and `spread` have in common: a file of embeddings, its graph, labels, and pictures."""
+"""What commands have in common: a file of embeddings, its graph, labels, pictures, and where to write."""
 
 import argparse
 from pathlib import Path
@@ -20,9 +20,9 @@ LABELS_HELP = "CSV file with the columns file (or item) and label; or the embedd
 
 def check_folder(folder: Path) -> None:
     """Raise `ConfigError`, before any work, where a folder to write to is a file."""
-    place = next((part for part in (folder, *folder.parents) if part.exists()), folder)
-    if place.exists() and not place.is_dir():
-        raise ConfigError(f"-o {folder} is to be a folder, but {place} is a file; choose another name.")
+    file = next((part for part in (folder, *folder.parents) if part.is_file()), None)
+    if file is not None:
+        raise ConfigError(f"-o {folder} is to be a folder, but {file} is a file; choose another name.")
 
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:

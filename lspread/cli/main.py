@@ -73,24 +73,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = with_place if wants_traceback else _say_warning
     try:
         return _dispatch(arguments)
-    except LspreadError as error:
+    except (LspreadError, OSError) as error:
         if wants_traceback:
             traceback.print_exc()
         else:
-            print(f"lspread: error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except OSError as error:
-        if wants_traceback:
-            traceback.print_exc()
-        else:
-            place = f"{error.filename}: " if error.filename is not None else ""
-            print(f"lspread: error: {place}{error.strerror or error}.", file=sys.stderr)
+            print(f"lspread: error: {_explain(error)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("\nlspread: stopped by Ctrl-C.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         warnings.formatwarning = with_place
+
+
+def _explain(error: Exception) -> str:
+    """Return the message of an error, without the number that the system gives to those of files."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}{error.strerror or error}."
 
 
 def _say_warning(

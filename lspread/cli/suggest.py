@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lspread.cli.items import LABELS_HELP, check_folder
 from lspread.errors import ConfigError, DataError
@@ -79,8 +79,9 @@ examples:
     num_classes = max(len(names), options.num_classes or (0 if names else 10))
     names = names + [f"class {c}" for c in range(len(names), num_classes)]
     z = items.embedding if (options.metric or items.metric) == "euclidean" else _unit(items.embedding)
-    pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), alpha=_alpha(options, 0.99))
-    found = _strategy(options)(pool, options.num)
+    alpha = {} if options.alpha is None else {"alpha": options.alpha}  # each strategy has a default of its own
+    pool = make_pool(z, normalize_graph(graph_of(items, options)), label, len(names), **alpha)
+    found = _strategy(options.strategy, options.seed, alpha)(pool, options.num)
     rows = found.index.tolist()
     reasons = found.name_classes(names)
     column = "file" if items.kind == "image" else "item"
@@ -133,22 +134,17 @@ def _unit(z: "Tensor") -> "Tensor":
     return normalize(z, dim=1)
 
 
-def _alpha(options: argparse.Namespace, default: float) -> float:
-    return default if options.alpha is None else float(options.alpha)
-
-
-def _strategy(options: argparse.Namespace) -> "Acquisition":
+def _strategy(name: str, seed: int, alpha: dict[str, Any]) -> "Acquisition":
     from lspread.active import Auto, Coverage, Entropy, Margin, ProbCover, Random, TypiClust, VOptimality
 
-    seed = options.seed
     make: dict[str, Callable[[], Acquisition]] = {
-        "auto": lambda: Auto(seed=seed, alpha=_alpha(options, 0.98)),
-        "coverage": lambda: Coverage(seed=seed, alpha=_alpha(options, 0.98)),
+        "auto": lambda: Auto(seed=seed, **alpha),
+        "coverage": lambda: Coverage(seed=seed, **alpha),
         "probcover": lambda: ProbCover(seed=seed),
         "typiclust": lambda: TypiClust(seed=seed),
-        "vopt": lambda: VOptimality(seed=seed, alpha=_alpha(options, 0.99)),
+        "vopt": lambda: VOptimality(seed=seed, **alpha),
         "margin": Margin,
         "entropy": Entropy,
         "random": lambda: Random(seed),
     }
-    return make[options.strategy]()
+    return make[name]()

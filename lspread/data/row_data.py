@@ -90,10 +90,11 @@ class RowData(VectorData):
         rows, given = table.match(items, columns.path, names)
         label[rows] = given
 
-        group = None if group_column is None else _groups(columns, group_column)
+        files = [columns]
         test = torch.empty(0, dtype=torch.int64)
         if test_csv is not None:
             new = read_columns(test_csv)
+            files.append(new)
             test = torch.arange(len(columns), len(columns) + len(new))
             new_items = _new_names(new, items, id_column)
             if label_column in new.cells:
@@ -101,9 +102,9 @@ class RowData(VectorData):
             else:
                 new_label = torch.full((len(new),), UNLABELED)
             columns = columns.append(new, optional=[label_column, *leave_out])
-            group = None if group is None else group + _groups(new, str(group_column))
             items, label = items + new_items, torch.cat([label, new_label])
 
+        group = None if group_column is None else [name for file in files for name in _groups(file, group_column)]
         if group is not None:
             # Nothing is judged on a row without a label, so it may be of a group that training knows.
             known = set(group[: len(group) - len(test)])

@@ -14,7 +14,19 @@ __all__ = ["AdaptiveThreshold", "CurriculumThreshold", "DistributionAlignment", 
 
 
 class _RunningMeans(nn.Module):
-    """A module whose buffers stay in float32 or wider: in half precision, running means stand still."""
+    """Moving averages as buffers that stay in float32 or wider: in half precision, running means stand still."""
+
+    def __init__(self, num_classes: int, momentum: float) -> None:
+        super().__init__()
+        if num_classes < 2 or not 0 <= momentum < 1:
+            raise ConfigError(
+                f"num_classes must be 2 or more and momentum must lie in [0, 1); got {num_classes} and {momentum}."
+            )
+        self.momentum = momentum
+
+    def _follow(self, mean: Tensor, value: Tensor) -> None:
+        """Move a mean towards the value of this batch."""
+        mean.lerp_(value.to(mean.dtype), 1 - self.momentum)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_RunningMeans":
         super()._apply(fn, recurse)
@@ -42,9 +54,7 @@ class AdaptiveThreshold(_RunningMeans):
     frequency: Tensor
 
     def __init__(self, num_classes: int, *, momentum: float = 0.999) -> None:
-        super().__init__()
-        _check(num_classes, momentum)
-        self.momentum = momentum
+        super().__init__(num_classes, momentum)
         self.register_buffer("level", torch.tensor(1 / num_classes))
         self.register_buffer("frequency", torch.full((num_classes,), 1 / num_classes))
 
@@ -52,9 +62,8 @@ class AdaptiveThreshold(_RunningMeans):
     def forward(self, probability: Tensor) -> Tensor:
         """Return thresholds `(c,)`; in training, after taking in `probability` `(m, c)`."""
         if self.training:
-            share = 1 - self.momentum
-            self.level.lerp_(probability.max(1).values.mean().to(self.level.dtype), share)
-            self.frequency.lerp_(probability.mean(0).to(self.frequency.dtype), share)
+            self._follow(self.level, probability.max(1).values.mean())
+            self._follow(self.frequency, probability.mean(0))
         return self.frequency / self.frequency.max() * self.level
 
 
@@ -133,16 +142,14 @@ class DistributionAlignment(_RunningMeans):
     mean: Tensor
 
     def __init__(self, num_classes: int, *, momentum: float = 0.99) -> None:
-        super().__init__()
-        _check(num_classes, momentum)
-        self.momentum = momentum
+        super().__init__(num_classes, momentum)
         self.register_buffer("mean", torch.full((num_classes,), 1 / num_classes))
 
     @torch.no_grad()
     def forward(self, probability: Tensor) -> Tensor:
         """Return aligned rows `(m, c)`; in training, after taking in `probability` `(m, c)`."""
         if self.training:
-            self.mean.lerp_(probability.mean(0).to(self.mean.dtype), 1 - self.momentum)
+            self._follow(self.mean, probability.mean(0))
         return align_distribution(probability, self.mean.to(probability.dtype))
 
 
@@ -164,9 +171,7 @@ class UsualFairness(_RunningMeans):
     share: Tensor
 
     def __init__(self, num_classes: int, *, momentum: float = 0.999) -> None:
-        super().__init__()
-        _check(num_classes, momentum)
-        self.momentum = momentum
+        super().__init__(num_classes, momentum)
         self.register_buffer("frequency", torch.full((num_classes,), 1 / num_classes))
         self.register_buffer("share", torch.full((num_classes,), 1 / num_classes))
 
@@ -175,14 +180,7 @@ class UsualFairness(_RunningMeans):
         """Return quotients `(c,)` that sum to one; in training, after taking in `probability` `(m, c)`."""
         if self.training:
             predicted = one_hot(probability.argmax(1), probability.shape[1]).to(self.share.dtype)
-            self.frequency.lerp_(probability.mean(0).to(self.frequency.dtype), 1 - self.momentum)
-            self.share.lerp_(predicted.mean(0), 1 - self.momentum)
+            self._follow(self.frequency, probability.mean(0))
+            self._follow(self.share, predicted.mean(0))
         quotient = self.frequency / self.share.clamp(min=torch.finfo(self.share.dtype).eps)
         return quotient / quotient.sum()
-
-
-def _check(num_classes: int, momentum: float) -> None:
-    if num_classes < 2 or not 0 <= momentum < 1:
-        raise ConfigError(
-            f"num_classes must be 2 or more and momentum must lie in [0, 1); got {num_classes} and {momentum}."
-        )

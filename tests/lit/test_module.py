@@ -110,6 +110,14 @@ def test_supervised_and_pseudo_losses_are_their_formulas(make_trainer: Callable[
     assert set(losses) == {"supervised", "pseudo"}
 
 
+def weak_and_strong(model: FewLabelClassifier, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Logits of the pool's two views; labeled ones go through the network with them, as batch normalization sees."""
+    given, pool = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 255
+    logits = model.head(model.backbone(model.normalize(torch.cat([given, pool, 0.5 * pool]))))
+    _, weak, strong = logits.split([len(given), len(pool), len(pool)])
+    return weak, strong
+
+
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize(("threshold", "curriculum"), [(0.4, False), (None, False), (0.4, True)])
 def test_confident_loss_is_its_formula(
@@ -120,10 +128,7 @@ def test_confident_loss_is_its_formula(
     model = make_model(weak=SAME, strong=Darker(), **options)
     batch = first_batch(model, make_trainer)
     model.train()
-    given, pool = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 255
-    # Labeled, weak and strong views go through the network together, as batch normalization sees them.
-    logits = model.head(model.backbone(model.normalize(torch.cat([given, pool, 0.5 * pool]))))
-    _, weak, strong = logits.split([len(given), len(pool), len(pool)])
+    weak, strong = weak_and_strong(model, batch)
     q = weak.detach().softmax(1)
     if align:
         mean = 0.99 / NUM_CLASSES + 0.01 * q.mean(0)
@@ -150,9 +155,7 @@ def test_fairness_is_that_of_the_images_that_are_sure(make_trainer: Callable[...
     model = make_model(weak=SAME, strong=Darker(), **options)
     batch = first_batch(model, make_trainer)
     model.train()
-    given, pool = batch["labeled"]["image"].float() / 255, batch["pool"]["image"].float() / 255
-    logits = model.head(model.backbone(model.normalize(torch.cat([given, pool, 0.5 * pool]))))
-    _, weak, strong = logits.split([len(given), len(pool), len(pool)])
+    weak, strong = weak_and_strong(model, batch)
     q = weak.detach().softmax(1)
     needed = AdaptiveThreshold(NUM_CLASSES)(q)
     is_sure = q.max(1).values >= needed[q.argmax(1)]
