@@ -1,6 +1,7 @@
 """Who is near whom: k nearest neighbours of every node, never a node itself."""
 
 import logging
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -21,6 +22,8 @@ Backend = Literal["auto", "exact", "nn_descent", "faiss", "ivf"]
 
 EXACT_NODES = 100_000
 """Largest graph that "auto" searches exactly."""
+LEAST_POWER = 0.35
+"""Shorter vectors than the smallest number to this power are searched in larger units, where squares keep digits."""
 NO_NEIGHBOR = UNLABELED
 """What stands in `Neighbors.index` where a small graph has no further node to offer."""
 
@@ -122,7 +125,7 @@ def find_neighbors(
         )
     z = z.detach()
     z = z if z.dtype == torch.float64 else z.float()
-    _check_finite(z)
+    z, unit = _check_range(z)
     if z.ndim == 3:
         if ptr is not None or batch is not None:
             raise GraphError("z of shape (b, n, d) already says where graphs end; leave out ptr and batch.")
@@ -148,6 +151,8 @@ def find_neighbors(
             index, distance = search_approximate(
                 z, k, metric=metric, sizes=sizes, backend=backend, effort=effort, seed=seed
             )
+    if metric == "euclidean" and unit != 1:
+        distance = distance * unit
     return Neighbors(index=index, distance=distance, ptr=ptr, metric=metric)
 
 
@@ -160,12 +165,17 @@ def _choose(sizes: list[int]) -> Literal["exact", "ivf"]:
     return choice
 
 
-def _check_finite(z: Tensor) -> None:
-    """Refuse NaN, infinity and overflow on the CPU, where looking costs no synchronization."""
-    if z.device.type != "cpu" or torch.compiler.is_compiling():
-        return
+def _check_range(z: Tensor) -> tuple[Tensor, float]:
+    """Refuse NaN, infinity and overflow on the CPU, where looking costs no synchronization.
+
+    Returns:
+        z, and the unit that it is in, a power of two: 1 unless its squares would be lost below the smallest number.
+    """
+    if z.device.type != "cpu" or torch.compiler.is_compiling() or not z.numel():
+        return z, 1.0
     # Squared distances of vectors up to this length are finite; NaN is not smaller either.
-    is_finite = torch.linalg.vector_norm(z, dim=-1) < torch.finfo(z.dtype).max ** 0.5 / 4
+    length = torch.linalg.vector_norm(z, dim=-1)
+    is_finite = length < torch.finfo(z.dtype).max ** 0.5 / 4
     if not is_finite.all():
         rows = (~is_finite).flatten().nonzero().flatten()
         raise GraphError(
@@ -173,6 +183,10 @@ def _check_finite(z: Tensor) -> None:
             f"or values too large to be squared, the first is row {rows[0].item()}. Check the backbone (a diverged "
             "loss?) or drop these items."
         )
+    if length.max() < torch.finfo(z.dtype).tiny ** LEAST_POWER and z.any():
+        unit = 2.0 ** math.floor(math.log2(float(z.abs().max())))
+        return (z.double() / unit).to(z.dtype), unit
+    return z, 1.0
 
 
 def _boundaries(z: Tensor, ptr: Tensor | None, batch: Tensor | None) -> tuple[Tensor, list[int]]:

@@ -4,6 +4,7 @@ import csv
 import json
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ from lspread.lit.module import FewLabelClassifier
 from lspread.lit.outcome import STATUSES, Outcome, draw_map, final_label, judge, run_outcome, status_of
 from lspread.lit.refresh import RefreshPseudoLabels
 from lspread.lit.saved_model import save_classifier
+from lspread.lit.trained_on import count_unlearned
 from lspread.typing import UNLABELED
 
 __all__ = [
@@ -95,6 +97,7 @@ class RunFolder(Callback):
         self.results: dict[str, Any] | None = None
         self._start = 0.0
         self._fit_seconds = 0.0
+        self._num_unlearned = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known before training."""
@@ -114,6 +117,14 @@ class RunFolder(Callback):
         self._fit_seconds = float(state_dict["fit_seconds"])
         self.warm_up = self.warm_up or state_dict.get("warm_up")
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count the given labels that the checkpoint's weights have not learned."""
+        self._num_unlearned = count_unlearned(checkpoint, _data_of(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget that count: training learns them."""
+        self._num_unlearned = 0
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         self._fit_seconds += time.perf_counter() - self._start
@@ -131,6 +142,13 @@ class RunFolder(Callback):
             average = averaged_module(trainer)
             if average is not None:
                 pl_module.load_state_dict(average.state_dict())
+        if self._num_unlearned:
+            warnings.warn(
+                f"{self._num_unlearned:,} of the given labels were added or changed after training had ended: the "
+                "classifier has not learned them. Go on with more epochs (--trainer.max_epochs), or start a new run "
+                f"of {self.run_dir / CONFIG_FILE} with another --run_dir.",
+                stacklevel=2,
+            )
         data = _data_of(trainer)
         refresh = next(
             (callback for callback in trainer.callbacks if isinstance(callback, RefreshPseudoLabels)),  # type: ignore[attr-defined]
@@ -201,6 +219,7 @@ class RunFolder(Callback):
                 "num_classes": data.num_classes,
                 "class_names": list(data.class_names),
                 "num_labeled": len(split.labeled),
+                "num_unlearned": self._num_unlearned,
                 "num_unlabeled": len(split.unlabeled),
                 "num_val": len(split.val),
                 "num_test": len(split.test),

@@ -9,8 +9,9 @@ from torch import Tensor
 from lspread.data import FewLabelData, FewLabelSplit
 from lspread.data.vector_data import FeatureRows
 from lspread.errors import DataError
+from lspread.typing import UNLABELED
 
-__all__ = ["check_trained_on", "describe_data"]
+__all__ = ["check_trained_on", "count_unlearned", "describe_data"]
 
 SAME = 1e-3
 """Share of the deviation by which means of the same features may differ, on other machines and numbers of threads."""
@@ -25,6 +26,7 @@ def describe_data(data: FewLabelData) -> dict[str, Any]:
     known: dict[str, Any] = {
         "class_names": list(data.class_names),
         "features_fingerprint": data.features_fingerprint,
+        "given_label": data.given_label.cpu(),
     }
     if data.has_names:
         known |= {"data_name": data.name, "item_key": data.item_keys, "item_part": _parts(data.split, len(data.items))}
@@ -66,6 +68,22 @@ def check_trained_on(checkpoint: Mapping[str, Any], data: FewLabelData, *, is_ju
         _check_probe(checkpoint, data, then, now)
     if len(then) and is_judged and checkpoint.get("is_head_trained"):
         _check_not_judged(checkpoint, data, then, now)
+
+
+def count_unlearned(checkpoint: Mapping[str, Any], data: FewLabelData) -> int:
+    """Return how many of the data's given labels the weights of a checkpoint have not learned: added or changed since.
+
+    Weights whose head is not trained, and those of a checkpoint from before labels were kept, lack none.
+    """
+    if "given_label" not in checkpoint or not checkpoint.get("is_head_trained"):
+        return 0
+    given, label = data.given_label.cpu(), checkpoint["given_label"]
+    if data.has_names:
+        then, now = _shared_items(checkpoint, data)
+    else:
+        then = now = torch.arange(min(len(label), len(given)))
+    learned = torch.full_like(given, UNLABELED).index_copy(0, now, label[then])
+    return int(((given != UNLABELED) & (given != learned)).sum())
 
 
 def _shared_items(checkpoint: Mapping[str, Any], data: FewLabelData) -> tuple[Tensor, Tensor]:

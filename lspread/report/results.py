@@ -156,6 +156,7 @@ class Results:
     data_name: str
     num_items: int
     num_labeled: int
+    num_unlearned: int
     num_unlabeled: int
     num_sure: int
     num_val: int
@@ -252,6 +253,7 @@ def _results(top: Fields) -> Results:
         data_name=data.text("name", None) or "the data",
         num_items=data.count("num_items", num_labeled + num_unlabeled),
         num_labeled=num_labeled,
+        num_unlearned=data.count("num_unlearned", 0),
         num_unlabeled=num_unlabeled,
         num_sure=top.count("num_sure", num_unlabeled),
         num_val=data.count("num_val", 0),

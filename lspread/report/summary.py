@@ -1,6 +1,6 @@
 """The run in plain sentences: how good it is, on what, and whether something simpler is better."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .results import GivenCheck, Results, Score
 
@@ -71,6 +71,17 @@ def summarize(results: Results) -> Summary:
         One sentence with labels, accuracy and the best baseline where truth is known, and short notes. A baseline
         that is better is named as better; accuracy that is not known is called unknown.
     """
+    summary = _summarize(results)
+    if not results.num_unlearned:
+        return summary
+    note = (
+        f"The trained classifier has not learned {results.num_unlearned:,} of these labels: they were added or changed "
+        "after training had ended."
+    )
+    return replace(summary, notes=(note, *summary.notes))
+
+
+def _summarize(results: Results) -> Summary:
     scores = headline_scores(results)
     ours = headline_score(scores)
     labels = _labels(results)

@@ -196,6 +196,24 @@ def test_a_finished_run_that_has_nothing_left_to_train_keeps_its_averaged_weight
         assert (copy / name).read_bytes() == (finished_run / name).read_bytes(), name
 
 
+def test_labels_that_came_after_the_end_are_said_to_be_unlearned(finished_run, photos, tmp_path, capsys):
+    copy, labels = tmp_path / "run", tmp_path / "labels.csv"
+    shutil.copytree(finished_run, copy)
+    new = [file for file in photos.label if file not in photos.given and file not in photos.val][:2]
+    with labels.open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([("file", "label"), *[(f, photos.label[f]) for f in (*photos.given, *new)]])
+    asked = ["fit", str(copy), "--data.labels_csv", str(labels)]
+    with pytest.warns(UserWarning, match="2 of the given labels were added or changed after training had ended"):
+        assert main(asked) == 0
+    note = "has not learned 2 of these labels"
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert note in (copy / "report.html").read_text(encoding="utf-8")
+    assert {row["item"] for row in read_table(copy / "predictions.csv") if row["status"] == "given"} >= set(new)
+    assert main([*asked, "--trainer.max_epochs", "5"]) == 0
+    assert note not in " ".join(capsys.readouterr().out.split())
+    assert read_json(copy / "results.json")["data"]["num_unlearned"] == 0
+
+
 def test_settings_of_a_resumed_run_start_another_one_from_scratch(finished_run, photo_arguments, tmp_path, capsys):
     copy, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(finished_run, copy)

@@ -278,6 +278,18 @@ def test_largest_embeddings_still_work():
     assert torch.isfinite(large.distance).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("power", "dtype"), [(-60, torch.float32), (-120, torch.float32), (-120, torch.float64), (-1000, torch.float64)]
+)
+def test_smallest_embeddings_still_work(power, dtype, metric):
+    z = torch.randn(300, 5, generator=seeded(14)).to(dtype)
+    one, other = (find_neighbors(x, 4, metric=metric) for x in (z, z * 2.0**power))
+    assert torch.equal(one.index, other.index)
+    unit = 2.0**power if metric == "euclidean" else 1.0
+    torch.testing.assert_close(other.distance / unit, one.distance, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("far", [1e6, 1e11, 1e15])
 def test_rows_far_off_take_no_digits_of_the_others(dtype, far):

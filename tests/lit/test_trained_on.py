@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lspread.data import RandomCorruption, TensorData, VectorData
 from lspread.errors import DataError
 from lspread.lit import FewLabelClassifier
+from lspread.lit.trained_on import count_unlearned
 from lspread.nn import VectorMLP
 from lspread.typing import UNLABELED
 
@@ -100,6 +101,25 @@ def test_before_the_head_is_trained_labels_are_free(make_trainer: Callable[..., 
         ckpt_path=tmp_path / "run.ckpt",
         weights_only=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "names", "count"),
+    [(9, 0, NAMES, 0), (12, 0, NAMES, 3), (6, 0, NAMES, 0), (12, 2, NAMES, 5), (12, 1, None, 4)],
+)
+def test_labels_that_came_after_training_are_counted(
+    trained: Path, given: int, changed: int, names: list[str] | None, count: int
+) -> None:
+    truth = bars()[1]
+    truth[:changed] = (truth[:changed] + 1) % NUM_CLASSES
+    now = data(given, label=truth, names=names)
+    now.setup("fit")
+    checkpoint = torch.load(trained, weights_only=True)
+    assert count_unlearned(checkpoint, now) == count
+    # A head that is not trained has learned nothing yet, and an old checkpoint does not know what it has learned.
+    assert count_unlearned(checkpoint | {"is_head_trained": False}, now) == 0
+    del checkpoint["given_label"]
+    assert count_unlearned(checkpoint, now) == 0
 
 
 @pytest.mark.parametrize(("noise", "is_same"), [(0.0, True), (1e-3, True), (1.0, False)])
