@@ -19,6 +19,8 @@ from lspread.typing import UNLABELED
 __all__ = ["LabelTable", "class_names_of", "label_table_of", "read_labels_csv", "relative_path"]
 
 _COLUMNS = ("file", "label")
+_LIKE_MISSING = ("-1", "?", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "unlabeled", "unlabelled")
+"""What other programs write where there is no value, as far as no class is likely to have this name."""
 _ROW_NAMES = " `item` is a row's cell in the column that names the rows (`item` or `id`), else its number: 1, 2, 3, ..."
 
 
@@ -184,6 +186,12 @@ def class_names_of(table: LabelTable) -> list[str]:
         raise DataError(
             f"The labels name one class only: every label in {table.path} is '{next(iter(names))}'. "
             "Label at least one image of another class."
+        )
+    for name in sorted(names.intersection(_LIKE_MISSING)):
+        warnings.warn(
+            f"{table.path}: '{name}' ({table.label.count(name):,} of {len(table.label):,} rows) counts as a class. If "
+            "it says that nobody labeled these, leave their cells empty.",
+            stacklevel=2,
         )
     folded: dict[str, str] = {}
     for name in sorted(names):

@@ -51,6 +51,13 @@ def test_numbers_sort_by_value(tmp_path: Path) -> None:
     assert class_names_of(table) == ["0", "9", "10", "100", "other"]
 
 
+@pytest.mark.parametrize("mark", ["NA", "-1", "nan", "<NA>"])
+def test_marks_of_missing_values_warn(tmp_path: Path, mark: str) -> None:
+    table = read(tmp_path, f"file,label\na.png,cat\nb.png,{mark}\nc.png,{mark}\n")
+    with pytest.warns(UserWarning, match=rf"'{mark}' \(2 of 3 rows\) counts as a class"):
+        assert set(class_names_of(table)) == {"cat", mark}
+
+
 def test_names_that_differ_in_case_warn(tmp_path: Path) -> None:
     table = read(tmp_path, "file,label\na.png,Cat\nb.png,cat\n")
     with pytest.warns(UserWarning, match="'Cat' and 'cat' differ only in case"):
