@@ -20,6 +20,7 @@ __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "find_images"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 DEFAULT_CSV = "labels.csv"
 _PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_UNLABELED_NAMES = {"unlabeled", "unlabelled"}
 _SHOWN = 8
 _OWN_PICTURES = {"thumbnails": "results.json", "suggestions.png": "suggestions.csv", "audit.png": "audit.csv"}
 """What lspread itself draws, a folder or a file, and what lies beside it where that is so."""
@@ -30,8 +31,9 @@ class ImageFolder(FewLabelData):
 
     Labels come from `labels_csv` (columns `file` and `label`; paths relative to `root`; files that it does not list,
     or lists with an empty label, are unlabeled). Where there is no such file, each subfolder of `root` is a class,
-    images directly in `root` are unlabeled, and an option says how many labels to draw. The same options work with
-    a CSV file: the labels that are not drawn are hidden from the method and used by the evaluator.
+    and images directly in `root`, or in a subfolder named `unlabeled`, are unlabeled. Without this subfolder, an option
+    has to say how many labels to draw. The same options work with a CSV file: the labels that are not drawn are hidden
+    from the method and used by the evaluator.
 
     With `group_column`, all images of a group, such as a patient, stand on one side: `val_fraction` and `test_fraction`
     hold out whole groups before labels are chosen, the other images of a group in `val_csv` or `test_csv` leave the
@@ -70,8 +72,8 @@ class ImageFolder(FewLabelData):
     Raises:
         DataError: The folder or a label file cannot be used: no labels at all, one class only, an unknown column, ...
             With groups: an image without one, a group on two sides, too few groups.
-        ConfigError: Subfolders as classes and no option that draws labels, an option outside its range, or a label file
-            that may be one of two.
+        ConfigError: Subfolders as classes, none of them `unlabeled`, and no option that draws labels; an option outside
+            its range, or a label file that may be one of two.
     """
 
     def __init__(
@@ -272,11 +274,12 @@ class ImageFolder(FewLabelData):
                 f"One class only: {self.root} has the single subfolder '{names[0]}' with images. "
                 "Make one subfolder per class, or write a labels.csv with the columns file,label."
             )
-        if not is_drawn:
+        if not is_drawn and not any(folder.lower() in _UNLABELED_NAMES for folder in _image_folders(self.root)):
             no_csv = "" if labels_csv is None else f"There is no {self.root / DEFAULT_CSV}. "
             raise ConfigError(
                 f"{no_csv}Taking the {len(names)} subfolders of {self.root} as classes ({shown}) needs to know how "
-                "many labels to use: set num_labels_per_class (10, say), or fraction (1.0 uses all)."
+                "many labels to use: set num_labels_per_class (10, say), or fraction (1.0 uses all). Where a subfolder "
+                "`unlabeled` holds the unlabeled images, all others are used."
             )
         return names
 
@@ -290,7 +293,7 @@ class ImageFolder(FewLabelData):
         class_of = {name: c for c, name in enumerate(self.class_names)}
         for row, name in enumerate(names):
             folder, inside, _ = name.partition("/")
-            if inside:
+            if inside and (folder in class_of or folder.lower() not in _UNLABELED_NAMES):
                 if folder not in class_of:
                     raise DataError(
                         f"{self.root / name}: the subfolder '{folder}' is outside the classes "
@@ -325,6 +328,10 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _class_folders(root: Path) -> Iterator[str]:
+    return (name for name in _image_folders(root) if name.lower() not in _UNLABELED_NAMES)
+
+
+def _image_folders(root: Path) -> Iterator[str]:
     for entry in os.scandir(root):
         if entry.is_dir() and not entry.name.startswith(".") and next(_walk(Path(entry.path)), None) is not None:
             yield entry.name

@@ -71,6 +71,31 @@ def test_subfolders_as_classes(make_folder: Make) -> None:
         ready(root, num_labels_per_class=4)
 
 
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled"])
+def test_a_subfolder_of_unlabeled_images_is_no_class(make_folder: Make, name: str) -> None:
+    files = [f"{folder}/{i}.png" for folder in ("cat", "dog", name) for i in range(3)] + ["loose.png"]
+    root = make_folder(files)
+    data = ready(root)
+    assert data.class_names == ["cat", "dog"]
+    is_given = torch.tensor([item.startswith(("cat", "dog")) for item in data.items])
+    assert data.given_label[is_given].tolist() == [0, 0, 0, 1, 1, 1]
+    assert (data.given_label[~is_given] == -1).all()
+    assert not data.evaluator.has_truth(data.split.unlabeled)
+    assert ready(root, num_labels_per_class=1).split.labeled.numel() == 2
+    assert ready(root, val_fraction=0.3).split.val.numel() == 2
+    named = ready(root, class_names=["cat", "dog", name], num_labels_per_class=1)
+    assert named.split.labeled.numel() == 3, "who names it as a class has one"
+    (root / "labels.csv").write_text("file,label\ncat/0.png,cat\ndog/0.png,dog\n")
+    assert ready(root).split.labeled.numel() == 2
+
+
+def test_unlabeled_images_alone_have_no_classes(make_folder: Make) -> None:
+    with pytest.raises(DataError, match="There is no label file"):
+        ready(make_folder(["unlabeled/0.png", "unlabeled/1.png"]))
+    with pytest.raises(DataError, match="One class only"):
+        ready(make_folder(["unlabeled/0.png", "cat/1.png"]))
+
+
 def test_drawing_from_a_label_file_hides_the_other_labels(make_folder: Make) -> None:
     files = [f"{i}.png" for i in range(8)]
     root = make_folder(files, "file,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6)))
