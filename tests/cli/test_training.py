@@ -203,10 +203,11 @@ def test_labels_that_came_after_the_end_are_said_to_be_unlearned(finished_run, p
     with labels.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out).writerows([("file", "label"), *[(f, photos.label[f]) for f in (*photos.given, *new)]])
     asked = ["fit", str(copy), "--data.labels_csv", str(labels)]
-    with pytest.warns(UserWarning, match="2 of the given labels were added or changed after training had ended"):
-        assert main(asked) == 0
     note = "has not learned 2 of these labels"
-    assert note in " ".join(capsys.readouterr().out.split())
+    for _ in range(2):  # being told of them is not learning them
+        with pytest.warns(UserWarning, match="2 of the given labels were added or changed after training had ended"):
+            assert main(asked) == 0
+        assert note in " ".join(capsys.readouterr().out.split())
     assert note in (copy / "report.html").read_text(encoding="utf-8")
     assert {row["item"] for row in read_table(copy / "predictions.csv") if row["status"] == "given"} >= set(new)
     assert main([*asked, "--trainer.max_epochs", "5"]) == 0
